@@ -1,0 +1,30 @@
+"""What all scripts share: how they start, and how they fail."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from transferjax._validate import InputError
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Parses the flags and runs `main`; bad input ends in one message on stderr and exit code 1, without a traceback.
+
+    Args:
+      main: takes the arguments left over after the flags.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # absl's default shows what JAX tells itself about its backends
+        try:
+            if len(argv) > 1:
+                raise InputError(f"{argv[1]!r} is not a flag. Flags look like --name=value; --help lists them.")
+            main(argv)
+        except InputError as error:
+            sys.exit(f"Error: {error}")
+
+    app.run(guarded)

@@ -1,0 +1,72 @@
+"""Ranks candidate sources for a target: which one should be fine-tuned?
+
+From the repository:
+
+    python -m experiments.rank_sources
+    python -m experiments.rank_sources --target=histology
+    python -m experiments.rank_sources --target=data.npz --sources=photos,resnet18:path/to/weights.safetensors
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from absl import flags
+from transferjax.combine import METHODS
+
+from experiments import _cli
+from transferjax import data, metrics, models
+from transferjax._files import writable_folder
+from transferjax.ranking import DEFAULT_METRICS, rank_sources
+from transferjax.report import plots, tables
+
+_TARGET = flags.DEFINE_string(
+    "target", "mri_tissue", "A demo task, a .npz in MedMNIST's layout, or a folder of class folders."
+)
+_SOURCES = flags.DEFINE_list(
+    "sources",
+    None,
+    "Demo sources, files as <architecture>:<path>.safetensors, or files written by transferjax; separated by commas. "
+    "Default: all demo sources but the target's own.",
+)
+_METRICS = flags.DEFINE_list("metrics", list(DEFAULT_METRICS), f"From: {', '.join(metrics.names())}.")
+_SCENARIO = flags.DEFINE_string(
+    "scenario", "source_dataset", "source_dataset, or architecture (both parts of the combined score inverted)."
+)
+_METHOD = flags.DEFINE_string("combine", "product", f"How the combined score is made: {', '.join(METHODS)}.")
+_MAX_EXAMPLES = flags.DEFINE_integer("max_examples_per_class", 100, "Of the target.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochastic metrics.", lower_bound=0)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where results and cache go. Default: ./runs/rank_<target>.")
+
+
+def main(_argv: list[str]) -> None:
+    """Ranks, prints, writes."""
+    start = time.perf_counter()
+    dataset = data.load(_TARGET.value)
+    workdir = writable_folder("workdir", _WORKDIR.value or Path("runs") / f"rank_{dataset.name}")
+    sources = _SOURCES.value or [name for name in models.demo_names() if name != _TARGET.value]
+    table = rank_sources(
+        sources,
+        dataset,
+        metrics=_METRICS.value,
+        scenario=_SCENARIO.value,
+        method=_METHOD.value,
+        max_examples_per_class=_MAX_EXAMPLES.value,
+        seed=_SEED.value,
+        cache_dir=workdir / "cache",
+    )
+    tables.write_csv(table, workdir / "ranking.csv")
+    tables.write_json(table, workdir / "ranking.json")
+    plots.plot_ranking(table, workdir / "ranking.png")
+    seen = table.details["target"]
+    print(f"Target {dataset.name}: {seen['examples']} training images of {dataset.num_classes} classes.\n")
+    print(tables.ranking_text(table), end="\n\n")
+    for metric, size in table.details["metrics_on_a_subsample"].items():
+        print(f"{metric} was computed on a stratified subsample of {size} images.")
+    print(tables.verdict(table))
+    print(f"\nWrote ranking.csv, ranking.json and ranking.png to {workdir} in {time.perf_counter() - start:.0f} s.")
+
+
+if __name__ == "__main__":
+    _cli.run(main)

@@ -1,0 +1,51 @@
+"""Golden values and small made-up inputs that several tests use."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session")
+def metric_goldens():
+    """Case → (features, labels, logits, scores of the published code)."""
+    scores = json.loads((GOLDEN / "metrics.json").read_text())
+    arrays = np.load(GOLDEN / "metrics.npz")
+    return {
+        case: (*(arrays[f"{case}/{name}"] for name in ("features", "labels", "logits")), scores[case])
+        for case in scores
+    }
+
+
+def torch_state_dict(manifest: dict[str, list], seed: int) -> dict[str, np.ndarray]:
+    """A torchvision state dict filled by the recipe of golden/README.md."""
+    state = {}
+    for key, (shape, kind) in manifest.items():
+        rng = np.random.default_rng([seed, zlib.crc32(key.encode())])
+        if kind == "kernel":
+            array = rng.standard_normal(shape) * np.sqrt(1 / np.prod(shape[1:]))
+        elif kind == "shift":
+            array = 0.1 * rng.standard_normal(shape)
+        else:
+            array = rng.uniform(0.5, 1.5, shape)
+        state[key] = array.astype(np.float32)
+    return state
+
+
+@pytest.fixture(scope="session")
+def model_goldens():
+    """Architecture → (torch state dict, images [n, h, w, 3], golden values)."""
+    models = json.loads((GOLDEN / "models.json").read_text())["models"]
+    manifests = json.loads((GOLDEN / "models_manifest.json").read_text())
+    goldens = {}
+    for name, golden in models.items():
+        seed, n, size = golden["seed"], golden["n"], golden["size"]
+        images = np.random.default_rng(seed + 100).standard_normal((n, 3, size, size)).astype(np.float32)
+        goldens[name] = (torch_state_dict(manifests[name], seed), images.transpose(0, 2, 3, 1), golden)
+    return goldens

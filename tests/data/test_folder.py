@@ -1,0 +1,196 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from transferjax._validate import InputError
+from transferjax.data import load_folder
+from transferjax.data.folder import read_image
+
+
+def pixels(seed=0, size=(6, 8)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def fill(folder, n=6, seed=0, size=(6, 8)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        Image.fromarray(pixels(seed + i, size)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    fill(tmp_path / "skin" / "mole", seed=0)
+    fill(tmp_path / "skin" / "healthy", n=7, seed=100)
+    return tmp_path / "skin"
+
+
+def message(call, *args, **options):
+    with pytest.raises(InputError) as caught:
+        call(*args, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_classes_and_order(root):
+    dataset = load_folder(root)
+    assert (dataset.name, dataset.class_names, dataset.task) == ("skin", ("healthy", "mole"), "binary")
+    assert dataset.labels.tolist() == [0] * 7 + [1] * 6
+    assert dataset.labels.dtype == np.int32
+    expected = [pixels(100 + i) for i in range(7)] + [pixels(i) for i in range(6)]
+    np.testing.assert_array_equal(dataset.images, expected)
+
+
+def test_hidden_and_other_files_are_skipped(root):
+    expected = load_folder(root).images
+    (root / ".cache").mkdir()
+    (root / "notes.txt").write_text("x")
+    (root / "mole" / ".hidden.png").write_text("x")
+    (root / "mole" / "Thumbs.db").write_text("x")
+    (root / "mole" / "masks").mkdir()
+    np.testing.assert_array_equal(load_folder(root).images, expected)
+
+
+def test_splits(tmp_path):
+    for i, split in enumerate(("train", "test")):
+        fill(tmp_path / split / "a", seed=10 * i)
+        fill(tmp_path / split / "b", seed=100 + 10 * i)
+    (tmp_path / "figures").mkdir()
+    np.testing.assert_array_equal(load_folder(tmp_path, split="test").images[6], pixels(110))
+    np.testing.assert_array_equal(load_folder(tmp_path).images[0], pixels(0))
+    text = message(load_folder, tmp_path, split="val")
+    assert "no sub-folder 'val'. Choose a split that it has: train, test." in text
+
+
+def test_a_class_that_one_split_lacks(tmp_path):
+    for split, names in (("train", "abc"), ("test", "ac")):
+        for name in names:
+            fill(tmp_path / split / name)
+    assert load_folder(tmp_path).num_classes == 3
+    assert "test: too few examples per class ('b' has 0)" in message(load_folder, tmp_path, split="test").replace(
+        ", labels", ""
+    )
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    fill(tmp_path / "train")
+    fill(tmp_path / "bus")
+    assert load_folder(tmp_path).class_names == ("bus", "train")
+
+
+def test_no_splits(root):
+    text = message(load_folder, root, split="test")
+    assert "skin: has no splits, so no 'test'. Use split='train'" in text
+
+
+def test_no_sub_folders(tmp_path):
+    assert "has no sub-folders. Put the images of each class" in message(load_folder, tmp_path)
+    assert "none: cannot be read (No such file or directory)" in message(load_folder, tmp_path / "none")
+
+
+def test_empty_class(root):
+    (root / "scar").mkdir()
+    assert "scar: is empty. Add PNG" in message(load_folder, root)
+    (root / "scar" / "1.dcm").write_text("x")
+    assert "scar: no images in it (only: .dcm). Add PNG" in message(load_folder, root)
+
+
+def test_few_and_single_classes(root):
+    fill(root / "scar", n=2)
+    text = message(load_folder, root)
+    assert "too few examples per class ('scar' has 2). Every class needs at least 6" in text
+    lone = fill(root.parent / "lone" / "mole").parent
+    assert "all 6 examples are of one class, 'mole'. Give at least two" in message(load_folder, lone)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "half"])
+def test_undecodable_image(root, content):
+    path = root / "mole" / "3.png"
+    path.write_bytes(path.read_bytes()[:90] if content == "half" else content)
+    text = message(load_folder, root)
+    assert f"{path}: cannot be decoded (" in text
+    assert "Replace or remove the file." in text
+
+
+def test_damaged_bytes_never_escape_as_another_error(tmp_path):
+    rng = np.random.default_rng(0)
+    for suffix in (".png", ".jpg", ".tif", ".bmp", ".gif", ".webp"):
+        path = tmp_path / f"x{suffix}"
+        Image.fromarray(pixels(size=(16, 16))).save(path)
+        whole = path.read_bytes()
+        for position in rng.integers(0, min(len(whole), 300), 40):
+            damaged = bytearray(whole)
+            damaged[position] ^= int(rng.integers(1, 256))
+            path.write_bytes(damaged)
+            try:
+                assert read_image(path).shape[2] == 3
+            except InputError as error:
+                assert str(path) in str(error)  # noqa: PT017
+
+
+def test_several_sizes(root):
+    fill(root / "mole", n=1, size=(9, 7))
+    text = message(load_folder, root)
+    assert "mole/0.png: 9 x 7 pixels (height x width), but " in text
+    assert "healthy/0.png has 6 x 8. Give image_size= " in text
+    assert load_folder(root, image_size=5).images.shape == (13, 5, 5, 3)
+
+
+def test_resize_is_antialiased(tmp_path):
+    stripes = np.tile(np.array([0, 255], np.uint8), (16, 8))
+    Image.fromarray(stripes).save(tmp_path / "x.png")
+    small = read_image(tmp_path / "x.png", image_size=4)[:, 1:-1]
+    assert abs(small.astype(int) - 127).max() < 12
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return read_image(path)
+
+
+def test_grey_and_one_bit(tmp_path):
+    grey = pixels()[..., 0]
+    np.testing.assert_array_equal(save(tmp_path / "g.png", Image.fromarray(grey)), np.stack([grey] * 3, -1))
+    black = save(tmp_path / "b.png", Image.fromarray(grey > 127))
+    np.testing.assert_array_equal(black, np.stack([(grey > 127) * np.uint8(255)] * 3, -1))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+def test_sixteen_bit_grey(tmp_path, suffix):
+    deep = np.array([[0, 257, 385, 386], [65535, 65406, 32896, 128]], np.uint16)
+    read = save(tmp_path / f"x{suffix}", Image.fromarray(deep))
+    np.testing.assert_array_equal(read[..., 0], [[0, 1, 1, 2], [255, 254, 128, 0]])
+    assert (read == read[..., :1]).all()
+
+
+def test_palette_alpha_and_cmyk(tmp_path):
+    image = Image.fromarray(pixels())
+    palette = image.quantize(16)
+    np.testing.assert_array_equal(save(tmp_path / "p.png", palette), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(save(tmp_path / "t.png", palette, transparency=0), np.asarray(palette.convert("RGB")))
+    alpha = image.copy()
+    alpha.putalpha(100)
+    np.testing.assert_array_equal(save(tmp_path / "a.png", alpha), pixels())
+    cmyk = save(tmp_path / "c.tif", image.convert("CMYK"))
+    np.testing.assert_array_equal(cmyk, pixels())
+
+
+def test_exif_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    turned = save(tmp_path / "x.png", Image.fromarray(pixels()), exif=exif)
+    np.testing.assert_array_equal(turned, np.rot90(pixels(), -1))
+
+
+def test_unknown_ranges(tmp_path):
+    path = tmp_path / "x.tif"
+    Image.fromarray(np.ones((4, 4), np.float32)).save(path)
+    assert "x.tif: holds floats, whose range is not known. Save it with 8 bits" in message(read_image, path)
+    Image.fromarray(np.ones((4, 4), np.int32)).save(path)
+    assert "x.tif: holds 32-bit whole numbers" in message(read_image, path)
+
+
+def test_stack_of_images(tmp_path):
+    frames = [Image.fromarray(pixels(i)) for i in range(3)]
+    frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
+    assert "x.tif: holds 3 images. Save each as a file of its own." in message(read_image, tmp_path / "x.tif")

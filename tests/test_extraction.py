@@ -1,0 +1,206 @@
+"""Extraction against plain jax.grad, and a cache that is never trusted blindly."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from transferjax import InputError, extraction, metrics, models
+from transferjax.extraction import extract
+from transferjax.gradients import triplet_loss
+from transferjax.gradients.ratio import batch_bounds
+from transferjax.models.preprocessing import normalize
+from transferjax.types import Normalization, TargetDataset
+
+
+@pytest.fixture(scope="module")
+def source():
+    return models.random_source("thin", "resnet18", num_classes=5, seed=0, width=4)
+
+
+def make_target(n=18, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = np.resize([0, 0, 1, 1, 1, 2, 2, 2, 0], n).astype(np.int32)  # triples in every batch of three
+    images = rng.integers(0, 256, (n, 28, 28, 3)) // 2 + 5 * labels[:, None, None, None]
+    return TargetDataset(name="t", images=images.astype(np.uint8), labels=labels, class_names=("a", "b", "c"))
+
+
+def test_gradient_ratio_is_that_of_plain_jax_grad_on_all_parameters(source):
+    target = make_target(20)
+    pair = extract(source, target)
+    assert pair.gradients.batch_norms.shape == (7, 2)
+
+    @jax.jit
+    def gradient(params, images, labels):
+        def loss(params):
+            variables = {**source.variables, "params": params}
+            return triplet_loss(source.module.apply(variables, images).features, labels)
+
+        return jax.grad(loss)(params)
+
+    first, second = [], []
+    for start, end in batch_bounds(20):
+        images = normalize(jnp.asarray(target.images[start:end]), source.normalization)
+        grads = gradient(source.variables["params"], images, target.labels[start:end])
+        first.append(np.linalg.norm(grads["conv1"]["kernel"]))
+        second.append(np.linalg.norm(grads["layer1_0"]["conv1"]["kernel"]))
+    assert sum(first) > 0
+    np.testing.assert_allclose(pair.gradients.batch_norms, np.stack([first, second], axis=1), rtol=1e-4, atol=1e-7)
+    ratio = metrics.score(pair, ["gradient_ratio"], jax.random.key(0))["gradient_ratio"]
+    np.testing.assert_allclose(ratio, sum(second) / sum(first), rtol=1e-4)
+
+
+def test_identical_images_give_finite_gradients(source):
+    target = make_target()
+    images = target.images.copy()
+    images[:7] = images[0]
+    norms = extract(source, dataclasses.replace(target, images=images)).gradients.batch_norms
+    assert np.isfinite(norms).all()
+    assert norms.max() > 0
+
+
+def test_a_batch_of_one_class_has_no_gradient(source):
+    target = make_target()
+    before = extract(source, target).gradients.batch_norms
+    batch = int(np.argmax(before[:, 0]))
+    labels = target.labels.copy()
+    labels[3 * batch : 3 * batch + 3] = 1
+    after = extract(source, dataclasses.replace(target, labels=labels)).gradients.batch_norms
+    assert np.all(before[batch] > 0)
+    assert not np.any(after[batch])
+    np.testing.assert_array_equal(np.delete(after, batch, axis=0), np.delete(before, batch, axis=0))
+
+
+def test_features_and_logits_are_the_network_s(source):
+    target = make_target()
+    images = normalize(jnp.asarray(target.images), source.normalization)
+    expected = jax.jit(source.module.apply)(source.variables, images)
+    for pair in (extract(source, target), extract(source, target, gradients=False, batch_size=7)):
+        np.testing.assert_allclose(pair.features, expected.features, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(pair.logits, expected.logits, rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(pair.labels, target.labels)
+        assert pair.num_classes == 3
+
+
+def test_normalization_is_the_source_s(source):
+    images = jnp.asarray([[[[0, 51, 255]]]], jnp.uint8)
+    scaled = normalize(images, Normalization(mean=(0.0, 0.2, 0.5), std=(1.0, 0.5, 0.25)))
+    np.testing.assert_allclose(scaled[0, 0, 0], [0, 0, 2], atol=1e-6)
+    other = dataclasses.replace(source, normalization=Normalization(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
+    assert not np.allclose(extract(other, make_target()).features, extract(source, make_target()).features)
+
+
+def test_too_few_examples(source):
+    with pytest.raises(InputError, match="5 are too few"):
+        extract(source, make_target(5))
+
+
+def test_weights_that_overflow_are_named(source):
+    variables = jax.tree.map(lambda leaf: leaf * np.float32(1e30), source.variables)
+    with pytest.raises(InputError, match="features: not finite at example 0"):
+        extract(dataclasses.replace(source, variables=variables), make_target())
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Counts how often the network is really run."""
+    counted = []
+    run = extraction._run
+
+    def counting(*args, **kwargs):
+        counted.append(1)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(extraction, "_run", counting)
+    return counted
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_the_cache_gives_the_same_bits(source, tmp_path, runs):
+    pair = extract(source, make_target(), cache_dir=tmp_path / "new")
+    assert same(pair, extract(source, make_target(), cache_dir=tmp_path / "new"))
+    assert len(runs) == 1
+    assert [file.suffix for file in (tmp_path / "new").iterdir()] == [".safetensors"]
+
+
+def test_the_cache_knows_what_it_depends_on(source, tmp_path, runs):
+    target = make_target()
+    other_weights = models.random_source("thin", "resnet18", num_classes=5, seed=1, width=4)
+    relabelled = dataclasses.replace(target, labels=((target.labels + 1) % 3).astype(np.int32))
+    extract(source, target, cache_dir=tmp_path)
+    for changed_source, changed_target, options in (
+        (other_weights, target, {}),
+        (dataclasses.replace(source, normalization=Normalization(mean=(0.5, 0.5, 0.5))), target, {}),
+        (source, relabelled, {}),
+        (source, make_target(seed=1), {}),
+        (source, target, {"gradients": False}),
+        (source, target, {"gradients": False, "batch_size": 8}),
+    ):
+        before = len(runs)
+        extract(changed_source, changed_target, cache_dir=tmp_path, **options)
+        assert len(runs) == before + 1
+    assert len(list(tmp_path.iterdir())) == len(runs)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "other"])
+def test_a_damaged_cache_file_is_computed_again(source, tmp_path, runs, damage):
+    target = make_target()
+    pair = extract(source, target, cache_dir=tmp_path)
+    (path,) = tmp_path.iterdir()
+    good = path.read_bytes()
+    if damage == "flipped":
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    elif damage == "truncated":
+        path.write_bytes(good[: len(good) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:  # a whole file, but of other inputs
+        extract(source, make_target(seed=1), cache_dir=tmp_path / "other")
+        path.write_bytes(next((tmp_path / "other").iterdir()).read_bytes())
+        runs.pop()
+    assert same(pair, extract(source, target, cache_dir=tmp_path))
+    assert len(runs) == 2  # and what was written then is used again
+    assert same(pair, extract(source, target, cache_dir=tmp_path))
+    assert len(runs) == 2
+
+
+def test_an_interrupted_write_leaves_nothing(source, tmp_path, monkeypatch):
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(extraction.safetensors.numpy, "save_file", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        extract(source, make_target(), cache_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_both_passes_lower_for(source, platform):
+    module = source.module.clone(num_classes=0)
+    params = {name: leaf for name, leaf in source.variables["params"].items() if name != "fc"}
+    variables = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), {**source.variables, "params": params}
+    )
+    images, labels = jax.ShapeDtypeStruct((4, 28, 28, 3), np.uint8), jax.ShapeDtypeStruct((4,), np.int32)
+    keywords = {"module": module, "normalization": source.normalization}
+    forward = export.export(extraction._forward, platforms=[platform])(variables, images, **keywords)
+    both = export.export(extraction._forward_backward, platforms=[platform])(
+        variables, images, labels, kernels=source.first_two_kernels, **keywords
+    )
+    assert [e.out_avals[0].shape for e in (forward, both)] == [(4, 32), (4, 32)]
+
+
+def test_sources_of_one_architecture_share_one_program(source):
+    extract(source, make_target())
+    compiled = extraction._forward_backward._cache_size()
+    other = models.random_source("other", "resnet18", num_classes=9, seed=3, width=4)
+    extract(other, make_target())
+    assert extraction._forward_backward._cache_size() == compiled

@@ -1,0 +1,170 @@
+"""The main job as a library user sees it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import transferjax
+from transferjax import InputError, models, ranking
+from transferjax.combine import combine
+from transferjax.report import tables
+from transferjax.types import ScoreTable, TargetDataset
+
+
+@pytest.fixture(scope="module")
+def target():
+    rng = np.random.default_rng(0)
+    labels = np.resize([0, 0, 1, 1, 1, 2, 2, 2, 0], 36).astype(np.int32)
+    images = rng.integers(0, 256, (36, 28, 28, 3)) // 2 + 40 * labels[:, None, None, None]
+    return TargetDataset(name="made", images=images.astype(np.uint8), labels=labels, class_names=("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def sources():
+    return [models.random_source(f"s{i}", "resnet18", num_classes=4, seed=i, width=4) for i in range(4)]
+
+
+@pytest.fixture(scope="module")
+def table(sources, target):
+    return transferjax.rank_sources(sources, target)
+
+
+def test_a_row_for_each_source_and_metric(table):
+    rows = table.rows
+    assert list(rows.columns) == ["source", "target", "metric", "score", "rank", "lower", "upper"]
+    expected = ["combined", *ranking.DEFAULT_METRICS, "num_parameters", "source_set_size"]
+    assert list(dict.fromkeys(rows["metric"])) == expected
+    assert len(rows) == 4 * len(expected)
+    for _, part in rows.groupby("metric"):
+        assert (part["rank"] == part["score"].rank(ascending=False, method="min")).all()
+
+
+def test_combined_is_made_of_the_two(table):
+    wide = table.wide()
+    np.testing.assert_allclose(wide["combined"], combine(wide["feature_quality"], wide["gradient_ratio"]))
+    assert wide["combined"].is_monotonic_decreasing
+
+
+def test_details_tell_how_it_was_made(table, sources, target):
+    details = table.details
+    assert details["seed"] == 0
+    assert details["versions"]["jax"]
+    assert details["target"] | {"hash": ""} == {
+        "name": "made",
+        "examples": 36,
+        "class_names": ["a", "b", "c"],
+        "image_size": [28, 28],
+        "hash": "",
+    }
+    assert {name: facts["weights_hash"] for name, facts in details["sources"].items()} == {
+        source.name: source.weights_hash for source in sources
+    }
+    assert details["lead"]["best"] == table.wide().index[0]
+    assert set(details["seconds"]) == {source.name for source in sources}
+
+
+def test_same_seed_same_bits_other_seed_other_examples(sources, target, table):
+    again = transferjax.rank_sources(sources, target)
+    pd.testing.assert_frame_equal(again.rows, table.rows, check_exact=True)
+    other = transferjax.rank_sources(sources, target, seed=1)
+    assert not np.array_equal(other.rows["score"], table.rows["score"])
+
+
+def test_architecture_scenario_inverts(sources, target, table):
+    inverted = transferjax.rank_sources(sources, target, scenario="architecture").wide()
+    wide = table.wide().loc[inverted.index]
+    expected = combine(wide["feature_quality"], wide["gradient_ratio"], scenario="architecture")
+    np.testing.assert_allclose(inverted["combined"], expected)
+
+
+def test_without_the_two_parts_the_first_metric_leads(sources, target, monkeypatch):
+    def no_gradients(*_args, **kwargs):
+        assert not kwargs["gradients"], "gradients are taken only if a metric needs them"
+        return ranking_extract(*_args, **kwargs)
+
+    ranking_extract = ranking.extract
+    monkeypatch.setattr(ranking, "extract", no_gradients)
+    table = transferjax.rank_sources(sources, target, metrics=["knn", "leep"])
+    assert list(table.wide().columns[:2]) == ["knn", "leep"]
+    assert table.details["lead"] is None
+    assert tables.verdict(table).startswith(f"By knn alone, fine-tune {table.wide().index[0]} ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ["leap"]}, "metrics: 'leap' is unknown"),
+        ({"metrics": []}, "metrics: none given"),
+        ({"scenario": "other"}, "scenario: 'other' is unknown"),
+        ({"method": "sum"}, "method: 'sum' is unknown"),
+        ({"max_examples_per_class": 0}, "max_examples_per_class: 0"),
+        ({"target": "nowhere"}, "target: 'nowhere' is unknown"),
+    ],
+)
+def test_what_cannot_be_used(sources, target, changes, message):
+    arguments = {"sources": sources, "target": target} | changes
+    with pytest.raises(InputError, match=message):
+        transferjax.rank_sources(arguments.pop("sources"), arguments.pop("target"), **arguments)
+
+
+def test_sources_that_cannot_be_used(sources, target):
+    with pytest.raises(InputError, match="2 are called 's0'"):
+        transferjax.rank_sources([sources[0], sources[0]], target)
+    with pytest.raises(InputError, match="at least two"):
+        transferjax.rank_sources(sources[:1], target)
+
+
+def lead_of(quality, ratio, names="abcd", method="product"):
+    parts = [np.asarray(quality), np.asarray(ratio)]
+    return ranking._lead(list(names[: len(quality)]), parts, scenario="source_dataset", method=method)
+
+
+def table_of(lead, trained=100):
+    names = [lead["best"], lead["second"]]
+    rows = pd.DataFrame(
+        {"source": names, "target": "t", "metric": "combined", "score": [0.5 + lead["gap"], 0.5], "rank": [1, 2]}
+    )
+    return ScoreTable(
+        rows=rows, details={"lead": lead, "sources": {name: {"num_train_examples": trained} for name in names}}
+    )
+
+
+def test_a_lead_in_both_parts_is_clear():
+    lead = lead_of([0.9, 0.5, 0.4, 0.6], [2.0, 1.0, 0.5, 0.7])
+    assert lead["first_by_method"] == {"product": ["a"], "rank": ["a"], "log": ["a"]}
+    assert (lead["left_out"], lead["stays_first_when_one_is_left_out"]) == (3, 3)
+    text = tables.verdict(table_of(lead))
+    assert text.startswith("Fine-tune a: combined ")
+    assert text.endswith("stays first in 3 of 3 lists with one other candidate left out: a clear lead.")
+
+
+def test_a_lead_that_hangs_on_another_candidate_is_not_clear():
+    """Without d, the worst in gradient ratio, c becomes the worst and falls behind b."""
+    lead = lead_of([0.5, 0.8, 0.9, 0.4], [1.0, 0.5, 0.49, 0.1])
+    assert lead["best"] == "c" or lead["stays_first_when_one_is_left_out"] < lead["left_out"]
+    assert "not clear" in tables.verdict(table_of(lead))
+
+
+def test_two_candidates_that_disagree_share_the_first_rank():
+    lead = lead_of([0.5, 0.8], [1.0, 0.5])
+    assert lead["gap"] == 0
+    assert tables.verdict(table_of(lead)).startswith("No lead: ")
+
+
+def test_a_ratio_of_zero_leaves_the_logarithm_out():
+    lead = lead_of([0.9, 0.5, 0.4], [2.0, 1.0, 0.0])
+    assert set(lead["first_by_method"]) == {"product", "rank"}
+
+
+def test_a_control_in_front_is_said():
+    lead = lead_of([0.9, 0.5, 0.4, 0.6], [2.0, 1.0, 0.5, 0.7])
+    assert "untrained control" in tables.verdict(table_of(lead, trained=0))
+    assert "untrained control" not in tables.verdict(table_of(lead))
+
+
+def test_a_table_of_several_targets_needs_one_named():
+    rows = pd.DataFrame({"source": ["a", "b"], "target": ["x", "y"], "metric": "m", "score": 1.0, "rank": 1})
+    with pytest.raises(InputError, match="Name one of: x, y"):
+        ScoreTable(rows=rows).wide()

@@ -1,0 +1,14 @@
+"""Which pretrained model should be fine-tuned for this data set?
+
+import transferjax
+table = transferjax.rank_sources(["photos", "digits", "retina"], "mri_tissue")
+print(table.wide())
+"""
+
+__version__ = "0.1.0"
+
+from transferjax._validate import InputError
+from transferjax.ranking import rank_sources
+from transferjax.types import ScoreTable, SourceModel, TargetDataset, TransferPair
+
+__all__ = ["InputError", "ScoreTable", "SourceModel", "TargetDataset", "TransferPair", "__version__", "rank_sources"]

@@ -1,0 +1,32 @@
+"""Static controls: what is known of a source without looking at any target."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from transferjax.types import SourceModel
+
+NAMES = ("num_parameters", "source_set_size", "imagenet_accuracy")
+
+
+def controls(source: SourceModel) -> dict[str, float]:
+    """Returns the static controls of a source; a metric that does not beat them has told the user nothing.
+
+    Args:
+      source: the network.
+
+    Returns:
+      `num_parameters`: of what is transferred, i.e. without the head, whose size is that of the source's label set;
+      `source_set_size`: training images; `imagenet_accuracy`: top-1, 0..1. Bigger is better, by convention. What is not
+      known is left out.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(source.variables["params"])
+    head = tuple(source.head_path)
+    sizes = [np.size(leaf) for path, leaf in leaves if tuple(str(part.key) for part in path)[: len(head)] != head]
+    values = {
+        "num_parameters": float(sum(sizes)),
+        "source_set_size": source.num_train_examples,
+        "imagenet_accuracy": source.imagenet_accuracy,
+    }
+    return {name: float(value) for name, value in values.items() if value is not None}

@@ -1,0 +1,54 @@
+"""Norms of the loss's gradient at chosen kernels, batch by batch: what the gradient ratio is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from transferjax._validate import fail
+from transferjax.gradients.triplet import triplet_loss
+
+NUM_BATCHES = 6
+
+
+def batch_bounds(n: int) -> list[tuple[int, int]]:
+    """Returns start and end of the published batches: size ⌊n/6⌋, in the data's order, the smaller tail kept.
+
+    Raises:
+      InputError: fewer than 6 examples.
+    """
+    size = n // NUM_BATCHES
+    if size == 0:
+        raise fail("examples", f"{n} are too few", f"The gradient ratio needs at least {NUM_BATCHES}.")
+    return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def kernel_gradient_norms(
+    embed: Callable[[tuple[jax.Array, ...]], jax.Array],
+    kernels: tuple[jax.Array, ...],
+    labels: jax.Array,
+    *,
+    loss: Callable[[jax.Array, jax.Array], jax.Array] = triplet_loss,
+) -> tuple[jax.Array, jax.Array]:
+    """One forward and one backward pass of a batch.
+
+    Differentiates with respect to the given kernels alone: no other parameter's gradient is formed.
+
+    Args:
+      embed: kernels → features [b, d]; the images and all other parameters are closed over.
+      kernels: the l kernels.
+      labels: int [b].
+      loss: features [b, d], labels [b] → scalar.
+
+    Returns:
+      The features [b, d] and the Frobenius norm of the batch loss's gradient at each kernel, [l].
+    """
+
+    def batch_loss(kernels: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        features = embed(kernels)
+        return loss(features, labels), features
+
+    gradients, features = jax.grad(batch_loss, has_aux=True)(kernels)
+    return features, jnp.stack([jnp.linalg.norm(gradient.ravel()) for gradient in gradients])

@@ -1,0 +1,108 @@
+"""What a family of networks tells of itself, and the strict import of weights from elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from transferjax._validate import InputError
+from transferjax.types import ModelOutput
+
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One architecture.
+
+    Attributes:
+      name: as in `models.get(name)`.
+      module: the Flax module's class or factory; takes `num_classes` and what `options` lists.
+      options: what else `build` accepts, with its default (e.g. `width`).
+      first_two_kernels: paths in `params` of the two convolution kernels whose gradients are taken.
+      head_path: path in `params` of the classifier, a dense layer on the features.
+      torch_key: maps a path in the variables (collection first) to torchvision's key.
+      torch_drops: suffixes of torchvision's keys that carry no weights and are left out on purpose.
+    """
+
+    name: str
+    module: Callable[..., nn.Module]
+    options: Mapping[str, int]
+    first_two_kernels: tuple[Path, Path]
+    head_path: Path
+    torch_key: Callable[[Path], str]
+    torch_drops: tuple[str, ...] = ("num_batches_tracked",)
+
+    def build(self, *, num_classes: int, **options: int) -> nn.Module:
+        """Returns the module with a head of `num_classes` outputs; `options` are those of the architecture.
+
+        Raises:
+          InputError: an option that this architecture does not have.
+        """
+        unknown = sorted(set(options) - set(self.options))
+        if unknown:
+            raise InputError(f"{self.name}: no option {', '.join(unknown)}. It has: {', '.join(self.options)}.")
+        return self.module(num_classes=num_classes, **{**self.options, **options})
+
+
+def run(module: nn.Module, variables: Any, images: jax.Array) -> ModelOutput:
+    """Returns what the network makes of images [b, h, w, 3], in inference mode."""
+    return cast(ModelOutput, module.apply(variables, images))
+
+
+def variable_shapes(module: nn.Module) -> dict[Path, tuple[int, ...]]:
+    """Returns path → shape of all variables of `module`, without computing any."""
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
+
+
+def check_tensors(name: str, wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> None:
+    """Checks that `given` has exactly the `wanted` keys and shapes, and finite floating-point values.
+
+    Raises:
+      InputError: lists all problems at once: missing, surplus, misshapen, non-finite tensors.
+    """
+    problems = [f"missing: {key} {list(wanted[key])}" for key in wanted if key not in given]
+    problems += [f"unexpected: {key} {list(given[key].shape)}" for key in given if key not in wanted]
+    for key in given:
+        if key not in wanted:
+            continue
+        array = given[key]
+        if array.shape != wanted[key]:
+            problems.append(f"misshapen: {key} is {list(array.shape)}, should be {list(wanted[key])}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            problems.append(f"not floating point: {key} is {array.dtype}")
+        elif not np.isfinite(array.astype(np.float32)).all():
+            problems.append(f"not finite: {key}")
+    if problems:
+        count = f"{len(problems)} tensors do" if len(problems) > 1 else "1 tensor does"
+        raise InputError(
+            f"{name}: {count} not fit. Check that file and architecture belong together.\n  " + "\n  ".join(problems)
+        )
+
+
+def nested(leaves: Mapping[Path, np.ndarray]) -> Any:
+    """Returns path → array as nested dicts of contiguous float32 arrays, as `module.apply` takes them."""
+    return traverse_util.unflatten_dict({path: np.ascontiguousarray(a, np.float32) for path, a in leaves.items()})
+
+
+def torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the shape that PyTorch gives the leaf at `path`: kernels HWIO → OIHW, dense kernels transposed."""
+    if path[-1] != "kernel":
+        return shape
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
+
+
+def from_torch(path: Path, array: np.ndarray) -> np.ndarray:
+    """Returns PyTorch's `array` for the leaf at `path` in Flax's layout: the way back of `torch_shape`."""
+    if path[-1] != "kernel":
+        return array
+    return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

@@ -1,0 +1,59 @@
+"""Pictures of rankings. Drawn without a display."""
+
+from __future__ import annotations
+
+import os
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from transferjax._files import atomic_write
+from transferjax.evaluation import static
+from transferjax.types import ScoreTable
+
+_BEST, _OTHERS = "#1b6ca8", "#a9bfd1"
+
+
+def plot_ranking(table: ScoreTable, path: str | os.PathLike[str]) -> None:
+    """Writes a PNG: one panel per metric, one bar per source, best source by the first metric on top.
+
+    The static controls are in the table, not in the picture.
+
+    Args:
+      table: of one target.
+      path: of the PNG.
+    """
+    wide = table.wide()
+    metrics = [metric for metric in wide.columns if metric not in static.NAMES]
+    sources = list(wide.index)
+    figure = Figure(figsize=(1.8 + 2.3 * len(metrics), 1.6 + 0.36 * len(sources)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axis, metric in zip(axes, metrics, strict=True):
+        scores = wide[metric].to_numpy()
+        best = scores.argmax()
+        # bars start at zero; for scores without a natural zero, dots show the order without claiming a length
+        if scores.min() >= 0:
+            axis.barh(sources, scores, color=[_BEST if i == best else _OTHERS for i in range(len(sources))])
+            axis.set_xlim(0, scores.max() * 1.28 or 1)
+        else:
+            span = (scores.max() - scores.min()) or 1
+            axis.hlines(sources, scores.min() - 0.1 * span, scores, color=_OTHERS, linewidth=1)
+            axis.scatter(
+                scores, sources, color=[_BEST if i == best else _OTHERS for i in range(len(sources))], zorder=3
+            )
+            axis.set_xlim(scores.min() - 0.1 * span, scores.max() + 0.55 * span)
+        for source, value in zip(sources, scores, strict=True):
+            axis.annotate(
+                f"{value:.2f}", (value, source), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
+            )
+        axis.set_title(metric, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(axis="x", labelsize=8)
+    axes[0].invert_yaxis()
+    target = table.rows["target"].iloc[0]
+    figure.suptitle(
+        f"Candidate sources for {target} (further right is better; darkest: best of its metric)", fontsize=11
+    )
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=130)

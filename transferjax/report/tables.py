@@ -1,0 +1,75 @@
+"""Rankings as text and as files."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pandas as pd
+
+from transferjax._files import atomic_write
+from transferjax.types import ScoreTable
+
+_CSV_COLUMNS = ["source", "target", "metric", "score", "rank"]
+
+
+def ranking_text(table: ScoreTable) -> str:
+    """Returns an aligned table: rank, source and one column per metric, best source first."""
+    wide = table.wide()
+    leading = wide.columns[0]
+    ranks = table.rows[table.rows["metric"] == leading].set_index("source")["rank"]
+    shown = pd.DataFrame({"rank": ranks.loc[wide.index], "source": wide.index})
+    for metric in wide.columns:
+        shown[metric] = [_number(value) for value in wide[metric]]
+    return shown.to_string(index=False)
+
+
+def verdict(table: ScoreTable) -> str:
+    """Returns one sentence: which source to fine-tune and how clear its lead is."""
+    wide = table.wide()
+    leading = str(wide.columns[0])
+    lead = table.details.get("lead")
+    if lead is None:
+        best, second = wide.index[0], wide.index[1]
+        return (
+            f"By {leading} alone, fine-tune {best} ({_number(wide[leading].iloc[0])}), ahead of {second} "
+            f"({_number(wide[leading].iloc[1])}); feature_quality and gradient_ratio together give the combined score."
+        )
+    best, second = lead["best"], lead["second"]
+    if lead["gap"] == 0:
+        return f"No lead: {best} and {second} share the first rank ({_number(wide[leading].iloc[0])}); fine-tune both."
+    agreeing = [way for way, first in lead["first_by_method"].items() if first == [best]]
+    ways, left_out, stays = len(lead["first_by_method"]), lead["left_out"], lead["stays_first_when_one_is_left_out"]
+    clear = len(agreeing) == ways and stays == left_out
+    advice = "a clear lead" if clear else f"a lead that is not clear, so fine-tune {second} too"
+    robust = f"it is first in {len(agreeing)} of {ways} ways of combining"
+    if left_out:
+        robust += f" and stays first in {stays} of {left_out} lists with one other candidate left out"
+    control = " It is an untrained control: no source has shown its worth here." if _is_control(table, best) else ""
+    return (
+        f"Fine-tune {best}: {leading} {wide[leading].iloc[0]:.3f}, ahead of {second} by {lead['gap']:.3f}; "
+        f"{robust}: {advice}.{control}"
+    )
+
+
+def write_csv(table: ScoreTable, path: str | os.PathLike[str]) -> None:
+    """Writes source, target, metric, score and rank, one row each; numbers with all their digits."""
+    with atomic_write(path) as temporary:
+        table.rows[_CSV_COLUMNS].to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_json(table: ScoreTable, path: str | os.PathLike[str]) -> None:
+    """Writes the rows and all that is known of how they were made."""
+    rows = json.loads(table.rows.to_json(orient="records", double_precision=15))
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"scores": rows, "verdict": verdict(table), **table.details}, indent=1) + "\n")
+
+
+def _is_control(table: ScoreTable, source: str) -> bool:
+    return table.details["sources"][source]["num_train_examples"] == 0
+
+
+def _number(value: float) -> str:
+    if pd.isna(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 and value == int(value) else f"{value:.3f}"

@@ -1,0 +1,243 @@
+"""The few types that all parts share: a target, a source, their pair, and a table of scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import pandas as pd
+
+from transferjax._validate import fail, one_of
+
+if TYPE_CHECKING:
+    from flax import linen as nn
+
+Task = Literal["multiclass", "binary", "multilabel"]
+Head = Literal["softmax", "sigmoid"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetDataset:
+    """Labelled images of the data set for which a source is wanted: host arrays, one split.
+
+    Attributes:
+      name: what tables and plots call it.
+      images: uint8 [n, h, w, 3].
+      labels: int32 [n] in 0..c-1; for a multi-label task int8 [n, c] with -1 for a missing label.
+      class_names: one name per class; their number is c.
+      task: `"binary"` is a multi-class task with two classes.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    task: Task = "multiclass"
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes c."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        """The number of examples n."""
+        return len(self.images)
+
+    def take(self, indices: np.ndarray) -> TargetDataset:
+        """Returns the data set of these examples, in the order given."""
+        return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+class ModelOutput(NamedTuple):
+    """What every network returns.
+
+    Attributes:
+      logits: float [b, k], the head's outputs before softmax or sigmoid.
+      features: float [b, d], exactly the input of the head.
+    """
+
+    logits: jax.Array
+    features: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """How a source wants its images: `(image / 255 - mean) / std`, per colour channel.
+
+    Attributes:
+      mean: of red, green and blue, in the range 0..1.
+      std: likewise.
+    """
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceModel:
+    """A pretrained network: a candidate for fine-tuning.
+
+    Attributes:
+      name: what tables and plots call it.
+      architecture: as in `transferjax.models.get`.
+      options: of the architecture, e.g. `width`, as far as they differ from its defaults.
+      module: the Flax module; `module.apply(variables, images)` gives a `ModelOutput`.
+      variables: its parameters and BatchNorm statistics, float32.
+      first_two_kernels: paths in `variables["params"]` of the two convolution kernels whose gradients are taken.
+      head_path: path in `variables["params"]` of the classifier, a dense layer on the features.
+      normalization: how the images are scaled.
+      head: whether its logits go through a softmax or, after training with binary cross-entropy, a sigmoid.
+      weights_hash: SHA-256 over names, shapes and bytes of all variables.
+      origin: where the weights came from: a path, a URL, or how they were made.
+      num_train_examples: how many images it was trained on, if known.
+      imagenet_accuracy: top-1 accuracy on ImageNet, 0..1, if it was trained there.
+    """
+
+    name: str
+    architecture: str
+    options: Mapping[str, int]
+    module: nn.Module
+    variables: Mapping[str, Any]
+    first_two_kernels: tuple[tuple[str, ...], tuple[str, ...]]
+    head_path: tuple[str, ...]
+    normalization: Normalization = Normalization()
+    head: Head = "softmax"
+    weights_hash: str = ""
+    origin: str = ""
+    num_train_examples: int | None = None
+    imagenet_accuracy: float | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradientStats:
+    """Norms of the gradients of the l chosen kernels; never the gradients themselves.
+
+    Attributes:
+      batch_norms: float32 [batches, l], the Frobenius norm of each batch loss's gradient.
+    """
+
+    batch_norms: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferPair:
+    """What a source makes of a target: all that the metrics see. Build it with `make_pair`, which checks values.
+
+    Attributes:
+      features: float [n, d].
+      labels: int32 [n] in 0..c-1.
+      logits: float [n, k], or None if the source has no head.
+      gradients: or None if they were not asked for.
+      num_classes: c; static.
+      head: how logits become probabilities; static.
+    """
+
+    features: jax.Array
+    labels: jax.Array
+    logits: jax.Array | None = None
+    gradients: GradientStats | None = None
+    num_classes: int = dataclasses.field(metadata={"static": True})
+    head: Head = dataclasses.field(default="softmax", metadata={"static": True})
+
+
+def make_pair(
+    features: Any,
+    labels: Any,
+    *,
+    num_classes: int,
+    logits: Any = None,
+    gradients: GradientStats | None = None,
+    head: Head = "softmax",
+) -> TransferPair:
+    """Builds a pair from arrays and checks, once, what the metrics rely on.
+
+    Args:
+      features: float [n, d].
+      labels: whole numbers [n] in 0..num_classes-1.
+      num_classes: c, at least 2.
+      logits: float [n, k].
+      gradients: norms taken on the same examples.
+      head: `"softmax"` or `"sigmoid"`.
+
+    Returns:
+      The pair, its arrays on the device; floats keep their width where the device's settings allow it.
+
+    Raises:
+      InputError: a shape, a dtype or a value is off; the message names it.
+    """
+    one_of("head", head, ["softmax", "sigmoid"])
+    features, labels = np.asarray(features), np.asarray(labels)
+    if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
+        raise fail("features", f"shape {features.shape}, {features.dtype}", "Give floats of shape [n, d].")
+    n = len(features)
+    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
+        raise fail("labels", f"shape {labels.shape}, {labels.dtype}", f"Give whole numbers of shape [{n}].")
+    if num_classes < 2:
+        raise fail("num_classes", f"{num_classes}", "A target needs at least two classes.")
+    if n == 0 or features.shape[1] == 0:
+        raise fail("features", f"shape {features.shape} is empty", "Give at least one example and one feature.")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise fail(
+            "labels",
+            f"{labels.min()}..{labels.max()}",
+            f"With num_classes={num_classes} they lie in 0..{num_classes - 1}.",
+        )
+    arrays = {"features": features}
+    if logits is not None:
+        logits = np.asarray(logits)
+        if logits.ndim != 2 or len(logits) != n or not np.issubdtype(logits.dtype, np.floating):
+            raise fail("logits", f"shape {logits.shape}, {logits.dtype}", f"Give floats of shape [{n}, k].")
+        arrays["logits"] = logits
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            row = int(np.argwhere(~np.isfinite(array))[0, 0])
+            raise fail(name, f"not finite at example {row}", "Check the weights and the image of that example.")
+    return TransferPair(
+        features=jax.numpy.asarray(features),
+        labels=jax.numpy.asarray(labels, dtype=np.int32),
+        logits=None if logits is None else jax.numpy.asarray(logits),
+        gradients=gradients,
+        num_classes=num_classes,
+        head=head,
+    )
+
+
+SCORE_COLUMNS = ("source", "target", "metric", "score", "rank", "lower", "upper")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """Scores of candidate sources for targets, tidy: one row per source, target and metric.
+
+    Attributes:
+      rows: columns `source, target, metric, score, rank, lower, upper`. Bigger scores are better; rank 1 is the best
+        source of its target by its metric, equal scores share the smaller rank; `lower` and `upper` bound the score
+        where an interval was computed and are missing otherwise.
+      details: what else is known of how the table was made: versions, seeds, hashes, timings.
+    """
+
+    rows: pd.DataFrame
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def wide(self, target: str | None = None) -> pd.DataFrame:
+        """Returns sources × metrics of one target, best source by the first metric first.
+
+        Raises:
+          InputError: the table holds several targets and none is named, or not the one named.
+        """
+        targets = list(dict.fromkeys(self.rows["target"]))
+        if target is None and len(targets) == 1:
+            target = targets[0]
+        if target not in targets:
+            raise fail("target", f"{target!r}", f"Name one of: {', '.join(targets)}.")
+        rows = self.rows[self.rows["target"] == target]
+        metrics = list(dict.fromkeys(rows["metric"]))
+        table = rows.pivot(index="source", columns="metric", values="score")[metrics]
+        order = rows[rows["metric"] == metrics[0]].sort_values("rank", kind="stable")["source"]
+        return table.loc[list(order)].rename_axis(columns=None)
