@@ -11,7 +11,7 @@ import io
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from experiments import _cli
 from experiments.demo_tasks import patches, sources
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     tasks = []
     for number, build in enumerate(builders):
         tasks.append(build(np.random.default_rng([_SEED.value, number])))
-        logging.info("%s is built.", tasks[-1].name)
+        print(f"{tasks[-1].name} is built.")
     contents = {f"{task.name}.npz": encode(task) for task in tasks}
     contents["README.md"] = describe.readme(tasks).encode()
     contents["contact_sheet.png"] = describe.contact_sheet(tasks)

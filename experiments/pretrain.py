@@ -31,7 +31,7 @@ _TASKS = flags.DEFINE_list(
 )
 _WIDTH = flags.DEFINE_integer("width", 16, "Channels of the ResNet-18's first stage.", lower_bound=1)
 _EPOCHS = flags.DEFINE_integer("epochs", Recipe.epochs, "Passes over the training images.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of weights, order and shifts.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the weights and the order of the images.", lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output_dir", "runs/pretrain", "Where the weights and manifest.json go.")
 
 _ARCHITECTURE = "resnet18"

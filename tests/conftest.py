@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_once(tmp_path_factory):
+    """Programs compiled by one test are there for the others, and for the scripts that they start."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_persistent_cache_min_compile_time_secs": 0.5,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
+    yield
+    for name in settings:
+        del os.environ[name.upper()]
 
 
 @pytest.fixture(scope="session")

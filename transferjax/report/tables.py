@@ -8,6 +8,7 @@ import os
 import pandas as pd
 
 from transferjax._files import atomic_write
+from transferjax.evaluation import static
 from transferjax.types import ScoreTable
 
 _CSV_COLUMNS = ["source", "target", "metric", "score", "rank"]
@@ -20,7 +21,8 @@ def ranking_text(table: ScoreTable) -> str:
     ranks = table.rows[table.rows["metric"] == leading].set_index("source")["rank"]
     shown = pd.DataFrame({"rank": ranks.loc[wide.index], "source": wide.index})
     for metric in wide.columns:
-        shown[metric] = [_number(value) for value in wide[metric]]
+        whole = metric in static.NAMES and bool((wide[metric].dropna() % 1 == 0).all())
+        shown[metric] = [_number(value, whole=whole) for value in wide[metric]]
     return shown.to_string(index=False)
 
 
@@ -69,7 +71,7 @@ def _is_control(table: ScoreTable, source: str) -> bool:
     return table.details["sources"][source]["num_train_examples"] == 0
 
 
-def _number(value: float) -> str:
+def _number(value: float, *, whole: bool = False) -> str:
     if pd.isna(value):
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 and value == int(value) else f"{value:.3f}"
+    return f"{value:,.0f}" if whole else f"{value:.3f}"

@@ -28,7 +28,6 @@ class Recipe:
       learning_rate: at the start; it falls to 0 along a cosine.
       momentum: Nesterov's.
       weight_decay: added to the gradient, of kernels only.
-      max_shift: each image is moved by up to so many pixels in each direction, edges repeated.
     """
 
     epochs: int = 60
@@ -36,7 +35,6 @@ class Recipe:
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    max_shift: int = 2
 
 
 @jax.tree_util.register_dataclass
@@ -50,14 +48,16 @@ class _State:
 def pretrain(
     module: nn.Module, dataset: TargetDataset, *, recipe: Recipe, normalization: Normalization, rng: jax.Array
 ) -> tuple[Any, list[float]]:
-    """Trains from scratch with cross-entropy.
+    """Trains from scratch with cross-entropy, on the images as they are.
+
+    There is no augmentation: the class of most demo patches is that of their centre, and a shift would move it.
 
     Args:
       module: with a head of as many classes as the data set has.
       dataset: the training split.
       recipe: see `Recipe`.
       normalization: how images are scaled.
-      rng: a JAX key for the initial weights, the order of the data and the shifts.
+      rng: a JAX key for the initial weights and the order of the data.
 
     Returns:
       The variables {"params": ..., "batch_stats": ...} as NumPy float32, and the mean training loss of each epoch.
@@ -84,22 +84,20 @@ def pretrain(
         return jnp.mean(losses), updated["batch_stats"]
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: _State, images: jax.Array, labels: jax.Array, rng: jax.Array) -> tuple[_State, jax.Array]:
-        images = normalize(_shift(images, rng, recipe.max_shift), normalization)
+    def step(state: _State, images: jax.Array, labels: jax.Array) -> tuple[_State, jax.Array]:
         gradient = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, batch_stats), grads = gradient(state.params, state.batch_stats, images, labels)
+        inputs = normalize(images, normalization)
+        (loss, batch_stats), grads = gradient(state.params, state.batch_stats, inputs, labels)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return _State(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
 
     history = []
     for epoch in tqdm(range(recipe.epochs), desc=f"pretrain {dataset.name}", unit="epoch", disable=None):
-        order_rng, shift_rng = jax.random.split(jax.random.fold_in(data_rng, epoch))
-        order = np.asarray(jax.random.permutation(order_rng, len(dataset)))[: num_batches * size]
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(data_rng, epoch), len(dataset)))
         losses = []
-        for index, batch in enumerate(order.reshape(num_batches, size)):
-            shift = jax.random.fold_in(shift_rng, index)
-            state, loss = step(state, dataset.images[batch], dataset.labels[batch], shift)
+        for batch in order[: num_batches * size].reshape(num_batches, size):
+            state, loss = step(state, dataset.images[batch], dataset.labels[batch])
             losses.append(loss)
         history.append(float(np.mean(losses)))
     trained = {"params": state.params, "batch_stats": state.batch_stats}
@@ -125,16 +123,3 @@ def predict(
 def _kernels_only(params: Any) -> Any:
     """True for the leaves of more than one dimension: BatchNorm and biases are not decayed."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
-def _shift(images: jax.Array, rng: jax.Array, limit: int) -> jax.Array:
-    """Moves each image [b, h, w, 3] by its own random offset of up to `limit` pixels."""
-    if limit == 0:
-        return images
-    padded = jnp.pad(images, ((0, 0), (limit, limit), (limit, limit), (0, 0)), mode="edge")
-    offsets = jax.random.randint(rng, (len(images), 2), 0, 2 * limit + 1)
-
-    def crop(image: jax.Array, offset: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), images.shape[1:])
-
-    return jax.vmap(crop)(padded, offsets)
