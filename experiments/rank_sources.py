@@ -35,7 +35,7 @@ _SCENARIO = flags.DEFINE_string(
     "scenario", "source_dataset", "source_dataset, or architecture (both parts of the combined score inverted)."
 )
 _METHOD = flags.DEFINE_string("combine", "product", f"How the combined score is made: {', '.join(METHODS)}.")
-_MAX_EXAMPLES = flags.DEFINE_integer("max_examples_per_class", 100, "Of the target.", lower_bound=1)
+_MAX_EXAMPLES = flags.DEFINE_integer("max_examples_per_class", 100, "Of the target, at least 6.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochastic metrics.", lower_bound=0)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results and cache go. Default: ./runs/rank_<target>.")
 

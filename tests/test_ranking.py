@@ -99,7 +99,7 @@ def test_without_the_two_parts_the_first_metric_leads(sources, target, monkeypat
         ({"metrics": []}, "metrics: none given"),
         ({"scenario": "other"}, "scenario: 'other' is unknown"),
         ({"method": "sum"}, "method: 'sum' is unknown"),
-        ({"max_examples_per_class": 0}, "max_examples_per_class: 0"),
+        ({"max_examples_per_class": 5}, "max_examples_per_class: 5. Take at least 6"),
         ({"target": "nowhere"}, "target: 'nowhere' is unknown"),
     ],
 )

@@ -47,7 +47,7 @@ def rank_sources(
         architectures trained on natural images, for a medical target; there both parts of the combined score are
         inverted, as published.
       method: how the two parts are combined, see `transferjax.combine.combine`.
-      max_examples_per_class: of the target; None for all.
+      max_examples_per_class: of the target, at least 6; None for all.
       seed: of the draw of examples and of stochastic metrics.
       cache_dir: where features and gradients are kept for the next time; None for nowhere.
 
@@ -60,6 +60,8 @@ def rank_sources(
     """
     one_of("scenario", scenario, combine.SCENARIOS)
     one_of("method", method, combine.METHODS)
+    if max_examples_per_class is not None and max_examples_per_class < data.MIN_PER_CLASS:
+        raise fail("max_examples_per_class", f"{max_examples_per_class}", f"Take at least {data.MIN_PER_CLASS}.")
     if not metrics:
         raise fail("metrics", "none given", "Name at least one.")
     chosen = list(dict.fromkeys(metrics))

@@ -127,7 +127,7 @@ def bad_npz(case):
 @pytest.mark.parametrize(
     ("case", "parts"),
     [
-        ("missing", ["train_labels", "not there"]),
+        ("missing", ["no array train_labels"]),
         ("negative", ["train_labels", "-1"]),
         ("above", ["train_labels", "2"]),
         ("nan", ["train_images", "NaN"]),

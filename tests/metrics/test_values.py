@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from sklearn.datasets import load_iris
+from sklearn.decomposition import PCA
 
 from tests.references import knn as knn_reference
 from tests.references import leep as leep_reference
 from tests.references import logme as logme_reference
 from tests.references import nca as nca_reference
 from transferjax import metrics
+from transferjax._linalg import nearest_neighbors, neighbor_share, principal_axes
 from transferjax.metrics.feature_quality import nca, nca_loss_and_gradient
 from transferjax.types import GradientStats, make_pair
 
@@ -148,6 +151,39 @@ def test_feature_quality_is_the_reference_of_its_map(leave_one_out):
     name = "feature_quality_loo" if leave_one_out else "feature_quality"
     reference = nca_reference.score(transform, features, labels, include_self=not leave_one_out)
     np.testing.assert_allclose(score(name, features, labels), reference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_kernels_of_feature_quality_lower_for(platform):
+    with jax.enable_x64(True):
+        transform, features, labels = (
+            jax.ShapeDtypeStruct(shape, dtype)
+            for shape, dtype in (((50, 60), np.float64), ((70, 60), np.float64), ((70,), np.int32))
+        )
+        kernels = {
+            nca_loss_and_gradient: (transform, features, labels),
+            jax.jit(lambda x: principal_axes(x, 50)): (features,),
+            jax.jit(lambda x: principal_axes(x.T, 50)): (features,),
+            jax.jit(lambda x, y: neighbor_share(x, y, include_self=True)): (features, labels),
+        }
+        for kernel, shapes in kernels.items():
+            assert export.export(kernel, platforms=[platform])(*shapes).platforms == (platform,)
+
+
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
+def test_principal_axes_are_scikit_learn_s(shape):
+    features = np.random.default_rng(0).standard_normal(shape) + 3
+    with jax.enable_x64(True):
+        axes = np.asarray(principal_axes(jnp.asarray(features), 5))
+    expected = PCA(5, svd_solver="full").fit(features).components_
+    np.testing.assert_allclose(np.abs(np.sum(axes * expected, axis=1)), 1, rtol=1e-9)
+
+
+def test_neighbors_of_duplicates_and_far_from_the_origin():
+    points = jnp.asarray([[0.0], [0.0], [0.0], [1.0], [5.0]], jnp.float32) + 1000
+    found = nearest_neighbors(points, 2, include_self=False)
+    assert found.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [3, 0]]
+    assert nearest_neighbors(points, 2, include_self=True).tolist() == [[0, 1], [1, 0], [2, 0], [3, 0], [4, 3]]
 
 
 def test_feature_quality_orders_sources_as_scikit_learn_does():

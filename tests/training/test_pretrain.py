@@ -6,13 +6,16 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from absl.testing import flagsaver
+from jax import export
 
 from experiments import pretrain as script
 from transferjax import data, models
 from transferjax.evaluation.classification import auc
 from transferjax.training import Recipe, predict, pretrain
+from transferjax.training.pretrain import State, make_step
 from transferjax.types import Normalization, TargetDataset
 
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05)
@@ -42,6 +45,16 @@ def test_learns(trained):
     probabilities = predict(module, variables, test, normalization=Normalization(), batch_size=50)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert auc(probabilities, test.labels) > 0.9
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_the_step_lowers_for(trained, platform):
+    module, variables, _ = trained
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    state = State(**variables, opt_state=optimizer.init(variables["params"]))
+    step = make_step(module, optimizer, Normalization())
+    shapes = jax.ShapeDtypeStruct((4, 28, 28, 3), np.uint8), jax.ShapeDtypeStruct((4,), np.int32)
+    assert export.export(step, platforms=[platform])(state, *shapes).platforms == (platform,)
 
 
 def test_same_seed_same_bits(trained):

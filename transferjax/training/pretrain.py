@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,10 +40,33 @@ class Recipe:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _State:
+class State:
+    """What a training step changes: parameters, BatchNorm statistics, the optimizer's memory."""
+
     params: Any
     batch_stats: Any
     opt_state: Any
+
+
+def make_step(module: nn.Module, optimizer: optax.GradientTransformation, normalization: Normalization) -> Callable:
+    """Returns the compiled training step: (state, images uint8 [b, h, w, 3], labels [b]) → (state, mean loss)."""
+
+    def loss_of(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        output, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
+        return jnp.mean(losses), updated["batch_stats"]
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: State, images: jax.Array, labels: jax.Array) -> tuple[State, jax.Array]:
+        gradient = jax.value_and_grad(loss_of, has_aux=True)
+        inputs = normalize(images, normalization)
+        (loss, batch_stats), grads = gradient(state.params, state.batch_stats, inputs, labels)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return State(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
+
+    return step
 
 
 def pretrain(
@@ -71,27 +95,13 @@ def pretrain(
         optax.sgd(schedule, momentum=recipe.momentum, nesterov=True),
     )
     variables = jax.jit(module.init)(init_rng, normalize(jnp.asarray(dataset.images[:1]), normalization))
-    state = _State(
+    state = State(
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimizer.init(variables["params"]),
     )
 
-    def loss_of(params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Any]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        output, updated = module.apply(variables, images, train=True, mutable=["batch_stats"])
-        losses = optax.softmax_cross_entropy_with_integer_labels(output.logits, labels)
-        return jnp.mean(losses), updated["batch_stats"]
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: _State, images: jax.Array, labels: jax.Array) -> tuple[_State, jax.Array]:
-        gradient = jax.value_and_grad(loss_of, has_aux=True)
-        inputs = normalize(images, normalization)
-        (loss, batch_stats), grads = gradient(state.params, state.batch_stats, inputs, labels)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return _State(params=params, batch_stats=batch_stats, opt_state=opt_state), loss
-
+    step = make_step(module, optimizer, normalization)
     history = []
     for epoch in tqdm(range(recipe.epochs), desc=f"pretrain {dataset.name}", unit="epoch", disable=None):
         order = np.asarray(jax.random.permutation(jax.random.fold_in(data_rng, epoch), len(dataset)))
