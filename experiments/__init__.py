@@ -9,4 +9,6 @@ def _stop(_signum: int, _frame: object) -> None:
 
 
 # Here and not in the scripts, because importing JAX takes seconds and ctrl-C then should not print a traceback either.
-signal.signal(signal.SIGINT, _stop)
+# Only for scripts (argv is still "-m" while their package is imported): whoever imports this keeps their own handler.
+if sys.argv[:1] == ["-m"]:
+    signal.signal(signal.SIGINT, _stop)

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 
 from absl import flags
-from transferjax.combine import METHODS
 
 from experiments import _cli
 from transferjax import data, metrics, models
 from transferjax._files import writable_folder
+from transferjax.combine import METHODS
 from transferjax.ranking import DEFAULT_METRICS, rank_sources
 from transferjax.report import plots, tables
 
@@ -36,6 +36,9 @@ _SCENARIO = flags.DEFINE_string(
 )
 _METHOD = flags.DEFINE_string("combine", "product", f"How the combined score is made: {', '.join(METHODS)}.")
 _MAX_EXAMPLES = flags.DEFINE_integer("max_examples_per_class", 100, "Of the target, at least 6.")
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Height and width to bring the target's images to.", lower_bound=1
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochastic metrics.", lower_bound=0)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results and cache go. Default: ./runs/rank_<target>.")
 
@@ -43,8 +46,9 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where results and cache go. Def
 def main(_argv: list[str]) -> None:
     """Ranks, prints, writes."""
     start = time.perf_counter()
-    dataset = data.load(_TARGET.value)
-    workdir = writable_folder("workdir", _WORKDIR.value or Path("runs") / f"rank_{dataset.name}")
+    dataset = data.load(_TARGET.value, image_size=_IMAGE_SIZE.value)
+    outputs = ("ranking.csv", "ranking.json", "ranking.png")
+    workdir = writable_folder("workdir", _WORKDIR.value or Path("runs") / f"rank_{dataset.name}", files=outputs)
     sources = _SOURCES.value or [name for name in models.demo_names() if name != _TARGET.value]
     table = rank_sources(
         sources,
@@ -64,6 +68,9 @@ def main(_argv: list[str]) -> None:
     print(tables.ranking_text(table), end="\n\n")
     for metric, size in table.details["metrics_on_a_subsample"].items():
         print(f"{metric} was computed on a stratified subsample of {size} images.")
+    still = [str(name) for name, ratio in table.wide().get("gradient_ratio", {}).items() if ratio == 0]
+    if still:
+        print(f"gradient_ratio is 0, since no triple of any batch had a loss, for: {', '.join(still)}.")
     print(tables.verdict(table))
     print(f"\nWrote ranking.csv, ranking.json and ranking.png to {workdir} in {time.perf_counter() - start:.0f} s.")
 

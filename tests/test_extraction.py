@@ -96,8 +96,8 @@ def test_normalization_is_the_source_s(source):
 
 
 def test_too_few_examples(source):
-    with pytest.raises(InputError, match="5 are too few"):
-        extract(source, make_target(5))
+    with pytest.raises(InputError, match="17 are too few"):
+        extract(source, make_target(17))
 
 
 def test_weights_that_overflow_are_named(source):

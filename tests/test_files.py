@@ -42,6 +42,12 @@ def test_folders_that_cannot_be_written(tmp_path):
             writable_folder("workdir", path)
     with pytest.raises(InputError, match="cannot be written"), atomic_write(tmp_path / "no" / "x"):
         pass
+    (tmp_path / "taken.csv").mkdir()
+    with pytest.raises(InputError, match=r"taken\.csv' is a folder"):
+        writable_folder("workdir", tmp_path, files=["taken.csv"])
+    with pytest.raises(InputError, match="cannot be written"), atomic_write(tmp_path / "taken.csv") as temporary:
+        temporary.write_text("")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "taken.csv"]
     assert writable_folder("workdir", tmp_path / "a" / "b").is_dir()
     assert os.listdir(tmp_path / "a" / "b") == []
 

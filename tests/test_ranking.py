@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,6 +103,12 @@ def test_without_the_two_parts_the_first_metric_leads(sources, target, monkeypat
         ({"scenario": "other"}, "scenario: 'other' is unknown"),
         ({"method": "sum"}, "method: 'sum' is unknown"),
         ({"max_examples_per_class": 5}, "max_examples_per_class: 5. Take at least 6"),
+        ({"metrics": "leep"}, r"metrics: 'leep' is one string. Give a list: \['leep'\]"),
+        ({"sources": "photos"}, "sources: 'photos' is one string"),
+        ({"seed": -1}, "seed: -1"),
+        ({"seed": 2**32}, "seed: 4294967296"),
+        ({"image_size": 0}, "image_size: 0"),
+        ({"cache_dir": __file__}, "cache_dir: .*cannot be written"),
         ({"target": "nowhere"}, "target: 'nowhere' is unknown"),
     ],
 )
@@ -107,6 +116,30 @@ def test_what_cannot_be_used(sources, target, changes, message):
     arguments = {"sources": sources, "target": target} | changes
     with pytest.raises(InputError, match=message):
         transferjax.rank_sources(arguments.pop("sources"), arguments.pop("target"), **arguments)
+
+
+def test_a_source_that_fails_is_named(sources, target):
+    variables = jax.tree.map(lambda leaf: leaf * np.float32(1e30), sources[1].variables)
+    broken = dataclasses.replace(sources[1], name="broken", variables=variables)
+    with pytest.raises(InputError, match="source broken: features: not finite at example 0"):
+        transferjax.rank_sources([sources[0], broken], target)
+
+
+def test_a_score_that_is_not_finite_is_named(sources, target, monkeypatch):
+    monkeypatch.setattr(ranking, "_score", lambda *_args: {"knn": float("nan")})
+    with pytest.raises(InputError, match="source s0: its knn is nan"):
+        transferjax.rank_sources(sources, target, metrics=["knn"])
+
+
+def test_log_needs_gradients(sources, target):
+    flat = dataclasses.replace(sources[1], name="flat", variables=jax.tree.map(np.zeros_like, sources[1].variables))
+    with pytest.raises(InputError, match=r"'log' has no value for a gradient_ratio of 0 \(flat\)"):
+        transferjax.rank_sources([sources[0], flat], target, method="log")
+
+
+def test_images_are_brought_to_a_size(sources, target):
+    table = transferjax.rank_sources(sources[:2], target, metrics=["knn"], image_size=20)
+    assert table.details["target"]["image_size"] == [20, 20]
 
 
 def test_sources_that_cannot_be_used(sources, target):
@@ -141,10 +174,20 @@ def test_a_lead_in_both_parts_is_clear():
 
 
 def test_a_lead_that_hangs_on_another_candidate_is_not_clear():
-    """Without d, the worst in gradient ratio, c becomes the worst and falls behind b."""
-    lead = lead_of([0.5, 0.8, 0.9, 0.4], [1.0, 0.5, 0.49, 0.1])
-    assert lead["best"] == "c" or lead["stays_first_when_one_is_left_out"] < lead["left_out"]
-    assert "not clear" in tables.verdict(table_of(lead))
+    """Without d, whose ratio is the worst by far, c's ratio becomes the worst, and its score 0."""
+    lead = lead_of([0.5, 0.8, 0.9, 0.4], [0.6, 0.55, 0.54, 0.1])
+    assert lead["best"] == "c"
+    assert (lead["left_out"], lead["stays_first_when_one_is_left_out"]) == (3, 2)
+    assert "b" in lead["rivals"]
+    assert "a lead that is not clear, so fine-tune b" in tables.verdict(table_of(lead))
+
+
+def test_the_rival_is_who_comes_first_otherwise_not_the_second():
+    lead = lead_of([0.61, 0.58, 0.571, 0.608], [2.314, 3.041, 3.626, 0.51])
+    assert (lead["best"], lead["second"]) == ("a", "b")
+    assert lead["first_by_method"]["log"] == ["c"]
+    assert "c" in lead["rivals"]
+    assert " c too" in tables.verdict(table_of(lead))
 
 
 def test_two_candidates_that_disagree_share_the_first_rank():

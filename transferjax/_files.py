@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +37,26 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp gives 0600; the result should be as readable as any other file
         temporary.replace(path)
+    except OSError as error:  # no space left, or `path` is a folder
+        raise fail(
+            str(path), f"cannot be written ({error.strerror or error})", "Make room or choose another."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def writable_folder(argument: str, path: str | os.PathLike[str]) -> Path:
-    """Returns `path` as an existing folder in which a file can be made; raises `InputError` if that is not so."""
+def writable_folder(argument: str, path: str | os.PathLike[str], *, files: Iterable[str] = ()) -> Path:
+    """Returns `path` as an existing folder in which a file can be made; raises `InputError` if that is not so.
+
+    Args:
+      argument: what the user knows the folder by.
+      path: of the folder; made if it is not there.
+      files: names that will be written there, and which no folder may have.
+    """
     folder = Path(path)
+    for name in files:
+        if (folder / name).is_dir():
+            raise fail(argument, f"{str(folder / name)!r} is a folder", "Move it away or choose another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -19,7 +19,7 @@ from flax import traverse_util
 from tqdm import tqdm
 
 from transferjax import data
-from transferjax._files import atomic_write, hash_arrays, sha256
+from transferjax._files import atomic_write, hash_arrays, sha256, writable_folder
 from transferjax._validate import positive
 from transferjax.gradients import kernel_gradient_norms
 from transferjax.gradients.ratio import batch_bounds
@@ -52,7 +52,8 @@ def extract(
       gradients: whether to take the gradient norms too.
       batch_size: of the forward pass if no gradients are taken.
       cache_dir: folder of cache files; None for no cache. A file that is damaged or belongs to other inputs is not
-        used but written again.
+        used but written again. Passes with and without gradients have files of their own: their batches differ, so
+        their features do in the last digit, and a result may not depend on what was run before.
 
     Returns:
       Features, logits, labels and, if wanted, gradients.
@@ -69,12 +70,11 @@ def extract(
     arrays = None
     if cache_dir is not None:
         key = _key(source, target, gradients=gradients, batch_size=bounds[0][1])
-        path = Path(cache_dir) / f"{sha256(key.encode())[:40]}.safetensors"
+        path = writable_folder("cache_dir", cache_dir) / f"{sha256(key.encode())[:40]}.safetensors"
         arrays = _read(path, key)
     if arrays is None:
         arrays = _run(source, target, bounds, gradients=gradients)
         if cache_dir is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(path) as temporary:
                 metadata = {"key": key, "sha256": hash_arrays(arrays)}
                 safetensors.numpy.save_file(arrays, temporary, metadata=metadata)

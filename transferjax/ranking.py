@@ -33,6 +33,7 @@ def rank_sources(
     scenario: str = "source_dataset",
     method: str = "product",
     max_examples_per_class: int | None = 100,
+    image_size: int | None = None,
     seed: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ScoreTable:
@@ -48,7 +49,8 @@ def rank_sources(
         inverted, as published.
       method: how the two parts are combined, see `transferjax.combine.combine`.
       max_examples_per_class: of the target, at least 6; None for all.
-      seed: of the draw of examples and of stochastic metrics.
+      image_size: make the target's images this high and wide; None to take them as they are, all of one size.
+      seed: of the draw of examples and of stochastic metrics, from 0 to 2**32 - 1.
       cache_dir: where features and gradients are kept for the next time; None for nowhere.
 
     Returns:
@@ -62,21 +64,31 @@ def rank_sources(
     one_of("method", method, combine.METHODS)
     if max_examples_per_class is not None and max_examples_per_class < data.MIN_PER_CLASS:
         raise fail("max_examples_per_class", f"{max_examples_per_class}", f"Take at least {data.MIN_PER_CLASS}.")
+    if not 0 <= seed < 2**32:
+        raise fail("seed", f"{seed}", "Take a whole number from 0 to 2**32 - 1.")
+    for argument, value in (("metrics", metrics), ("sources", sources)):
+        if isinstance(value, str):
+            raise fail(argument, f"{value!r} is one string", f"Give a list: [{value!r}].")
     if not metrics:
         raise fail("metrics", "none given", "Name at least one.")
     chosen = list(dict.fromkeys(metrics))
     needs_gradients = any("gradients" in _metric(name).inputs for name in chosen)
     loaded = _load(sources)
-    dataset = data.subsample(data.load(target), max_examples_per_class, rng=np.random.default_rng(seed))
+    dataset = data.load(target, image_size=image_size)
+    dataset = data.subsample(dataset, max_examples_per_class, rng=np.random.default_rng(seed))
 
     scores: dict[str, dict[str, float]] = {}
     seconds: dict[str, dict[str, float]] = {}
     subsampled: dict[str, int] = {}
     for source in tqdm(loaded, desc=f"sources for {dataset.name}", unit="source", disable=None):
         start = time.perf_counter()
-        pair = extract(source, dataset, gradients=needs_gradients, cache_dir=cache_dir)
+        try:
+            pair = extract(source, dataset, gradients=needs_gradients, cache_dir=cache_dir)
+        except InputError as error:
+            raise InputError(f"source {source.name}: {error}") from error
         extracted = time.perf_counter()
-        scores[source.name] = _score(pair, chosen, jax.random.key(seed)) | static.controls(source)
+        scores[source.name] = _finite(_score(pair, chosen, jax.random.key(seed)), source.name)
+        scores[source.name] |= static.controls(source)
         seconds[source.name] = {"extraction": extracted - start, "metrics": time.perf_counter() - extracted}
     for name in chosen:
         limit = _metric(name).max_examples
@@ -87,6 +99,9 @@ def rank_sources(
     lead = None
     if set(combine.INGREDIENTS) <= set(chosen):
         parts = [table[name].to_numpy() for name in combine.INGREDIENTS]  # in the order that `combine` takes them
+        if method == "log" and (parts[1] <= 0).any():
+            zero = ", ".join(table.index[parts[1] <= 0])
+            raise fail("method", f"'log' has no value for a gradient_ratio of 0 ({zero})", "Choose another method.")
         table.insert(0, COMBINED, combine.combine(*parts, scenario=scenario, method=method))
         lead = _lead(list(table.index), parts, scenario=scenario, method=method)
     details = {
@@ -114,6 +129,14 @@ def rank_sources(
 # `metrics` is an argument above, as users know it, and hides the module there.
 _metric = metrics.get
 _score = metrics.score
+
+
+def _finite(scores: dict[str, float], source: str) -> dict[str, float]:
+    for metric, score in scores.items():
+        if not np.isfinite(score):
+            remedy = "Leave the metric or the source out, and please report this."
+            raise fail(f"source {source}", f"its {metric} is {score}", remedy)
+    return scores
 
 
 def _load(sources: Iterable[str | os.PathLike[str] | SourceModel]) -> list[SourceModel]:
@@ -147,32 +170,34 @@ def _lead(names: list[str], parts: list[np.ndarray], *, scenario: str, method: s
     """How far ahead the best source is, and whether it stays first when the question is put a little differently.
 
     The combined score depends on how the parts are combined and on which other candidates are in the list. Both are the
-    user's choice, so a lead that hangs on either is not one to build on.
+    user's choice, so a lead that hangs on either is not one to build on; whoever then comes first is a rival.
     """
 
-    def first(kept: np.ndarray, way: str) -> set[str]:
+    def first(kept: np.ndarray, way: str) -> list[str]:
         values = combine.combine(*(part[kept] for part in parts), scenario=scenario, method=way)
-        return {names[i] for i in kept[values == values.max()]}
+        return sorted(names[i] for i in kept[values == values.max()])
 
     everyone = np.arange(len(names))
     values = combine.combine(*parts, scenario=scenario, method=method)
     order = np.argsort(-values, kind="stable")
-    best, second = names[order[0]], names[order[1]]
+    best = names[order[0]]
     by_method = {}
     for way in combine.METHODS:
         try:
-            by_method[way] = sorted(first(everyone, way))
+            by_method[way] = first(everyone, way)
         except InputError:  # `log` is not defined where a gradient ratio is 0
             continue
     others = [i for i in everyone if names[i] != best] if len(names) > 2 else []
-    stays = sum(first(everyone[everyone != i], method) == {best} for i in others)
+    without = [first(everyone[everyone != i], method) for i in others]
+    rivals = {name for winners in [*by_method.values(), *without] for name in winners} - {best}
     return {
         "best": best,
-        "second": second,
+        "second": names[order[1]],
         "gap": float(values[order[0]] - values[order[1]]),
         "first_by_method": by_method,
         "left_out": len(others),
-        "stays_first_when_one_is_left_out": stays,
+        "stays_first_when_one_is_left_out": sum(winners == [best] for winners in without),
+        "rivals": [names[i] for i in order if names[i] in rivals],
     }
 
 

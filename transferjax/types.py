@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -166,14 +167,14 @@ def make_pair(
       head: `"softmax"` or `"sigmoid"`.
 
     Returns:
-      The pair, its arrays on the device; floats keep their width where the device's settings allow it.
+      The pair, its arrays on the device; half-precision floats are widened to float32.
 
     Raises:
       InputError: a shape, a dtype or a value is off; the message names it.
     """
     one_of("head", head, ["softmax", "sigmoid"])
     features, labels = np.asarray(features), np.asarray(labels)
-    if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
+    if features.ndim != 2 or not jnp.issubdtype(features.dtype, jnp.floating):
         raise fail("features", f"shape {features.shape}, {features.dtype}", "Give floats of shape [n, d].")
     n = len(features)
     if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
@@ -188,24 +189,30 @@ def make_pair(
             f"{labels.min()}..{labels.max()}",
             f"With num_classes={num_classes} they lie in 0..{num_classes - 1}.",
         )
+    features = _at_least_float32(features)
     arrays = {"features": features}
     if logits is not None:
         logits = np.asarray(logits)
-        if logits.ndim != 2 or len(logits) != n or not np.issubdtype(logits.dtype, np.floating):
+        if logits.ndim != 2 or len(logits) != n or not jnp.issubdtype(logits.dtype, jnp.floating):
             raise fail("logits", f"shape {logits.shape}, {logits.dtype}", f"Give floats of shape [{n}, k].")
-        arrays["logits"] = logits
+        logits = arrays["logits"] = _at_least_float32(logits)
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             row = int(np.argwhere(~np.isfinite(array))[0, 0])
             raise fail(name, f"not finite at example {row}", "Check the weights and the image of that example.")
     return TransferPair(
-        features=jax.numpy.asarray(features),
-        labels=jax.numpy.asarray(labels, dtype=np.int32),
-        logits=None if logits is None else jax.numpy.asarray(logits),
+        features=jnp.asarray(features),
+        labels=jnp.asarray(labels, dtype=np.int32),
+        logits=None if logits is None else jnp.asarray(logits),
         gradients=gradients,
         num_classes=num_classes,
         head=head,
     )
+
+
+def _at_least_float32(array: np.ndarray) -> np.ndarray:
+    """Widens half precision: neighbours and evidence need more digits than it has."""
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 SCORE_COLUMNS = ("source", "target", "metric", "score", "rank", "lower", "upper")

@@ -65,6 +65,11 @@ def test_all_examples_identical():
     assert not np.any(gradient)
 
 
+def test_more_triples_than_an_int32_counts():
+    labels = np.arange(2100) % 2  # 2.3e9 triples
+    np.testing.assert_allclose(triplet_loss(np.ones((2100, 2), np.float32), labels), triplet.MARGIN, rtol=1e-4)
+
+
 def test_features_of_zero():
     features, labels = batch()
     features[2] = 0

@@ -49,8 +49,13 @@ def call(metric, pair, fn=None):
 
 
 def take(pair, order):
+    batches = np.random.default_rng(0).permutation(len(pair.gradients.batch_norms))
     return dataclasses.replace(
-        pair, features=pair.features[order], labels=pair.labels[order], logits=pair.logits[order]
+        pair,
+        features=pair.features[order],
+        labels=pair.labels[order],
+        logits=pair.logits[order],
+        gradients=GradientStats(batch_norms=pair.gradients.batch_norms[batches]),
     )
 
 
@@ -129,6 +134,21 @@ def test_float32_is_close_to_float64(name):
     # A neighbour may change places with another by rounding, which moves a share by 1/(5·n).
     atol = 2 / (5 * N) if metrics.get(name).range == (0.0, 1.0) else 0
     np.testing.assert_allclose(narrow, wide, rtol=2e-5, atol=atol)
+
+
+@pytest.mark.parametrize("name", metrics.names())
+@pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-4, 0.0])
+@pytest.mark.parametrize(("n", "d"), [(300, 128), (60, 128)])
+def test_float32_is_close_to_float64_for_tight_classes(name, spread, n, d):
+    """The better a source separates the classes, the fewer digits are left for what it leaves over."""
+    rng = np.random.default_rng(0)
+    labels = np.resize(np.arange(C), n)
+    centres = np.maximum(rng.standard_normal((C, d)), 0) * 2
+    features = np.maximum(centres[labels] + spread * rng.standard_normal((n, d)), 0).astype(np.float32)
+    narrow = score(name, make(features=features, labels=labels, n=n))
+    with jax.enable_x64(True):
+        wide = score(name, make(np.float64, features=features, labels=labels, n=n))
+    np.testing.assert_allclose(narrow, wide, rtol=2e-5)
 
 
 @pytest.mark.parametrize("name", metrics.names())

@@ -186,6 +186,22 @@ def test_neighbors_of_duplicates_and_far_from_the_origin():
     assert nearest_neighbors(points, 2, include_self=True).tolist() == [[0, 1], [1, 0], [2, 0], [3, 0], [4, 3]]
 
 
+def test_neighbors_inside_groups_that_lie_far_apart():
+    """Four scanners, each with its own offset; the classes differ by little inside each."""
+    rng = np.random.default_rng(0)
+    labels, group = np.resize([0, 1], 200), np.repeat(np.arange(4), 50)
+    offsets, direction = 30 * rng.standard_normal((4, 64)), rng.standard_normal(64)
+    features = offsets[group] + 0.05 * labels[:, None] * direction + 1e-3 * rng.standard_normal((200, 64))
+    assert score("knn", features.astype(np.float32), labels) == 1
+
+
+def test_logme_of_tight_classes_is_the_reference():
+    rng = np.random.default_rng(0)
+    labels = np.resize(np.arange(3), 150)
+    features = (np.eye(3, 40)[labels] + 1e-3 * rng.standard_normal((150, 40))).astype(np.float32)
+    np.testing.assert_allclose(score("logme", features, labels), logme_reference.logme(features, labels), rtol=1e-5)
+
+
 def test_feature_quality_orders_sources_as_scikit_learn_does():
     scipy_stats = pytest.importorskip("scipy.stats")
     from sklearn.neighbors import KNeighborsClassifier, NeighborhoodComponentsAnalysis

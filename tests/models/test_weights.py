@@ -163,10 +163,62 @@ def test_files_that_cannot_be_used(tmp_path):
     path.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         models.load(path)
-    metadata = {"format": "transferjax-1", "transferjax": json.dumps({"architecture": "resnet18"})}
-    safetensors.numpy.save_file({"a": np.ones(2)}, path, metadata=metadata)
-    with pytest.raises(InputError, match="its header is damaged"):
+
+
+GOOD = {
+    "architecture": "resnet18",
+    "options": {"width": WIDTH},
+    "mean": [0.5] * 3,
+    "std": [0.5] * 3,
+    "head": "softmax",
+    "num_train_examples": 1,
+    "imagenet_accuracy": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": None}, "its header is damaged"),
+        ({"options": {"width": "16"}}, "resnet18, width: '16'"),
+        ({"options": {"width": 0}}, "resnet18, width: 0"),
+        ({"options": {"depth": 1}}, "no option depth"),
+        ({"mean": [0.5]}, r"normalization.mean: \(0.5,\)"),
+        ({"mean": "abc"}, "normalization.mean: "),
+        ({"std": [1, 1, 0]}, "normalization.std: "),
+        ({"head": "tanh"}, "head: 'tanh' is unknown"),
+        ({"num_train_examples": "many"}, "num_train_examples: 'many'"),
+        ({"architecture": "resnet19"}, "architecture: 'resnet19' is unknown"),
+    ],
+)
+def test_a_header_that_cannot_be_used(tmp_path, changes, message):
+    path = tmp_path / "x.safetensors"
+    arrays = {"params": np.ones(2, np.float32), "params/x": np.ones(2, np.float32)}
+    metadata = {"format": "transferjax-1", "transferjax": json.dumps(GOOD | changes)}
+    safetensors.numpy.save_file(arrays, path, metadata=metadata)
+    with pytest.raises(InputError, match=message) as caught:
         models.load(path)
+    assert str(path) in str(caught.value)
+
+
+def test_tensors_of_other_names_under_a_good_header(tmp_path):
+    arrays = {"params": np.ones(2, np.float32), "params/x": np.ones(2, np.float32)}
+    metadata = {"format": "transferjax-1", "transferjax": json.dumps(GOOD)}
+    safetensors.numpy.save_file(arrays, tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(InputError, match=r"unexpected: params \[2\]"):
+        models.load(tmp_path / "x.safetensors")
+
+
+def test_an_unknown_architecture_before_a_file(tmp_path):
+    models.save(tmp_path / "w.safetensors", thin())
+    with pytest.raises(InputError, match=r"resnet101:.* is unknown.*resnet18"):
+        models.load(f"resnet101:{tmp_path / 'w.safetensors'}")
+
+
+def test_home_is_expanded_after_a_colon(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    models.save(tmp_path / "w.safetensors", thin())
+    assert models.load("resnet18:~/w.safetensors").name == "w"
 
 
 def test_an_unknown_source_lists_what_there_is():

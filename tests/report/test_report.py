@@ -48,7 +48,7 @@ def test_json_is_strict(tmp_path):
 
 
 def test_plot_of_positive_negative_and_constant_scores(tmp_path):
-    table = make({"m": {"a": 0.0, "b": 0.0}, "n": {"a": -1.0, "b": -1.0}, "o": {"a": 2.0, "b": 5.0}})
+    table = make({"m": {"a$_$": 0.0, "b": 0.0}, "n": {"a$_$": -1.0, "b": -1.0}, "o": {"a$_$": 2.0, "b": 5.0}})
     plots.plot_ranking(table, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size[0] > picture.size[1] > 200

@@ -157,7 +157,7 @@ def _read_all(files: list[Path], image_size: int | None) -> np.ndarray:
             if image.shape != images.shape[1:]:
                 (h, w), (h0, w0) = image.shape[:2], images.shape[1:3]
                 found = f"{h} x {w} pixels (height x width), but {files[0]} has {h0} x {w0}"
-                raise fail(str(files[i]), found, "Give image_size= to bring all images to one size.")
+                raise fail(str(files[i]), found, "Give image_size to bring all images to one size.")
             images[i] = image
         return images
     finally:

@@ -43,7 +43,7 @@ def triplet_loss(features: jax.Array, labels: jax.Array, *, margin: float = MARG
         positive = same & (jnp.arange(b) != index)
         losses = distances[:, None] - distances + margin
         counted = positive[:, None] & ~same & (losses > 0)
-        return jnp.sum(jnp.where(counted, losses, 0)), jnp.sum(counted)
+        return jnp.sum(jnp.where(counted, losses, 0)), jnp.sum(counted, dtype=losses.dtype)  # b³ is too much for int32
 
     losses, counts = jax.lax.map(of_anchor, jnp.arange(b), batch_size=chunk_size(b, b * (b + d)))
     return jnp.sum(losses) / jnp.maximum(jnp.sum(counts), 1)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from transferjax._validate import InputError
+from transferjax._validate import InputError, fail
 from transferjax.types import ModelOutput
 
 Path = tuple[str, ...]
@@ -44,11 +44,14 @@ class ModelSpec:
         """Returns the module with a head of `num_classes` outputs; `options` are those of the architecture.
 
         Raises:
-          InputError: an option that this architecture does not have.
+          InputError: an option that this architecture does not have, or that is not a positive whole number.
         """
         unknown = sorted(set(options) - set(self.options))
         if unknown:
             raise InputError(f"{self.name}: no option {', '.join(unknown)}. It has: {', '.join(self.options)}.")
+        for option, value in options.items():
+            if not isinstance(value, int) or value < 1:
+                raise fail(f"{self.name}, {option}", f"{value!r}", "Give a whole number of at least 1.")
         return self.module(num_classes=num_classes, **{**self.options, **options})
 
 

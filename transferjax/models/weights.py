@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from transferjax._files import atomic_write, hash_arrays
-from transferjax._validate import InputError, fail
+from transferjax._validate import InputError, fail, one_of
 from transferjax.models import _demo
 from transferjax.models._base import check_tensors, nested, variable_shapes
 from transferjax.models._registry import get, import_torch, names
@@ -51,29 +51,65 @@ def make_source(
     Raises:
       InputError: the variables do not fit; lists all problems at once.
     """
-    spec = get(architecture)
-    options = dict(options or {})
     leaves = {"/".join(path): np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(variables)).items()}
+    return _checked_source(
+        name,
+        architecture,
+        leaves,
+        options=dict(options or {}),
+        normalization=normalization or Normalization(),
+        head=head,
+        origin=origin,
+        num_train_examples=num_train_examples,
+        imagenet_accuracy=imagenet_accuracy,
+    )
+
+
+def _checked_source(
+    name: str,
+    architecture: str,
+    leaves: Mapping[str, np.ndarray],
+    *,
+    options: Mapping[str, int],
+    normalization: Normalization,
+    head: Head,
+    **known: Any,
+) -> SourceModel:
+    """Builds a source from "collection/module/leaf" → array."""
+    one_of("head", head, ["softmax", "sigmoid"])
+    _check_normalization(normalization)
+    for fact in ("num_train_examples", "imagenet_accuracy"):
+        value = known[fact]
+        if value is not None and not (isinstance(value, int | float) and value >= 0):
+            raise fail(fact, f"{value!r}", "Give a number of at least 0, or None if it is not known.")
+    spec = get(architecture)
     bias = leaves.get("/".join(("params", *spec.head_path, "bias")))
     module = spec.build(num_classes=1000 if bias is None or bias.ndim != 1 else len(bias), **options)
     shapes = variable_shapes(module)
     check_tensors(name, {"/".join(path): shape for path, shape in shapes.items()}, leaves)
-    variables = nested({path: leaves["/".join(path)] for path in shapes})
+    checked = nested({path: leaves["/".join(path)] for path in shapes})
     return SourceModel(
         name=name,
         architecture=architecture,
         options=options,
         module=module,
-        variables=variables,
+        variables=checked,
         first_two_kernels=spec.first_two_kernels,
         head_path=spec.head_path,
-        normalization=normalization or Normalization(),
+        normalization=normalization,
         head=head,
-        weights_hash=hash_arrays(traverse_util.flatten_dict(variables, sep="/")),
-        origin=origin,
-        num_train_examples=num_train_examples,
-        imagenet_accuracy=imagenet_accuracy,
+        weights_hash=hash_arrays(traverse_util.flatten_dict(checked, sep="/")),
+        **known,
     )
+
+
+def _check_normalization(normalization: Normalization) -> None:
+    for name, low in (("mean", -np.inf), ("std", 0.0)):
+        values = getattr(normalization, name)
+        fine = len(values) == 3 and all(isinstance(v, int | float) and np.isfinite(v) and v > low for v in values)
+        if not fine:
+            remedy = "Give three finite numbers, for std above 0."
+            raise fail(f"normalization.{name}", f"{values!r}", remedy)
 
 
 def save(path: str | os.PathLike[str], source: SourceModel, *, dtype: Any = np.float32) -> None:
@@ -81,12 +117,11 @@ def save(path: str | os.PathLike[str], source: SourceModel, *, dtype: Any = np.f
 
     Args:
       path: of the file; it is whole or not there.
-      source: all of it goes into the file, what is not a tensor into the header's metadata.
+      source: what is not a tensor goes into the header; its name will be the file's, its origin the file's path.
       dtype: of the stored floats; float16 halves the file and rounds the weights.
     """
     leaves = traverse_util.flatten_dict(dict(source.variables), sep="/")
     facts = {
-        "name": source.name,
         "architecture": source.architecture,
         "options": dict(source.options),
         "mean": source.normalization.mean,
@@ -119,14 +154,15 @@ def load(source: str | os.PathLike[str] | SourceModel) -> SourceModel:
     architecture, colon, rest = text.partition(":")
     if not (colon and architecture in names()):
         architecture, rest = "", text
-    if not rest.endswith(".safetensors"):
+    path = Path(rest).expanduser()  # after a colon the shell does not
+    if path.suffix != ".safetensors" or (colon and not architecture and not path.is_file()):
         raise fail(
             "sources",
             f"{text!r} is unknown",
             f"Name a demo source ({', '.join(_demo.demo_names())}) or a file as <architecture>:<path>.safetensors, "
             f"the architecture being one of: {', '.join(names())}.",
         )
-    return _load_file(Path(rest), architecture)
+    return _load_file(path, architecture)
 
 
 def random_source(name: str, architecture: str, *, num_classes: int, seed: int, **options: int) -> SourceModel:
@@ -168,24 +204,19 @@ def _load_file(path: Path, architecture: str) -> SourceModel:
 def _own(path: Path, architecture: str, metadata: Mapping[str, str], arrays: dict[str, np.ndarray]) -> SourceModel:
     try:
         facts = json.loads(metadata["transferjax"])
+        found, options = str(facts["architecture"]), dict(facts["options"])
         normalization = Normalization(mean=tuple(facts["mean"]), std=tuple(facts["std"]))
-        found, options, head = facts["architecture"], facts["options"], facts["head"]
+        known = {name: facts[name] for name in ("head", "num_train_examples", "imagenet_accuracy")}
     except (KeyError, TypeError, ValueError) as error:
         raise fail(str(path), "its header is damaged", "Write the file again with transferjax.models.save.") from error
     if architecture not in ("", found):
         raise fail("sources", f"{str(path)!r} holds a {found}", f"Write it as {found}:{path}.")
-    nested_arrays = traverse_util.unflatten_dict(arrays, sep="/")
-    return make_source(
-        path.stem,
-        found,
-        nested_arrays,
-        options=options,
-        normalization=normalization,
-        head=head,
-        origin=str(path),
-        num_train_examples=facts.get("num_train_examples"),
-        imagenet_accuracy=facts.get("imagenet_accuracy"),
-    )
+    try:
+        return _checked_source(
+            path.stem, found, arrays, options=options, normalization=normalization, origin=str(path), **known
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _load_demo(name: str) -> SourceModel:

@@ -25,7 +25,7 @@ def plot_ranking(table: ScoreTable, path: str | os.PathLike[str]) -> None:
     """
     wide = table.wide()
     metrics = [metric for metric in wide.columns if metric not in static.NAMES]
-    sources = list(wide.index)
+    sources = [_plain(source) for source in wide.index]
     figure = Figure(figsize=(1.8 + 2.3 * len(metrics), 1.6 + 0.36 * len(sources)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
@@ -51,9 +51,14 @@ def plot_ranking(table: ScoreTable, path: str | os.PathLike[str]) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="x", labelsize=8)
     axes[0].invert_yaxis()
-    target = table.rows["target"].iloc[0]
+    target = _plain(table.rows["target"].iloc[0])
     figure.suptitle(
         f"Candidate sources for {target} (further right is better; darkest: best of its metric)", fontsize=11
     )
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
+
+
+def _plain(name: str) -> str:
+    """Keeps matplotlib from reading a formula between two dollar signs."""
+    return name.replace("$", r"\$")

@@ -42,8 +42,8 @@ def verdict(table: ScoreTable) -> str:
         return f"No lead: {best} and {second} share the first rank ({_number(wide[leading].iloc[0])}); fine-tune both."
     agreeing = [way for way, first in lead["first_by_method"].items() if first == [best]]
     ways, left_out, stays = len(lead["first_by_method"]), lead["left_out"], lead["stays_first_when_one_is_left_out"]
-    clear = len(agreeing) == ways and stays == left_out
-    advice = "a clear lead" if clear else f"a lead that is not clear, so fine-tune {second} too"
+    rivals = " and ".join(lead["rivals"])
+    advice = f"a lead that is not clear, so fine-tune {rivals} too" if rivals else "a clear lead"
     robust = f"it is first in {len(agreeing)} of {ways} ways of combining"
     if left_out:
         robust += f" and stays first in {stays} of {left_out} lists with one other candidate left out"
@@ -62,7 +62,7 @@ def write_csv(table: ScoreTable, path: str | os.PathLike[str]) -> None:
 
 def write_json(table: ScoreTable, path: str | os.PathLike[str]) -> None:
     """Writes the rows and all that is known of how they were made."""
-    rows = json.loads(table.rows.to_json(orient="records", double_precision=15))
+    rows = table.rows.astype(object).where(table.rows.notna(), None).to_dict(orient="records")
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({"scores": rows, "verdict": verdict(table), **table.details}, indent=1) + "\n")
 
