@@ -36,10 +36,8 @@ _SCENARIO = flags.DEFINE_string(
 )
 _METHOD = flags.DEFINE_string("combine", "product", f"How the combined score is made: {', '.join(METHODS)}.")
 _MAX_EXAMPLES = flags.DEFINE_integer("max_examples_per_class", 100, "Of the target, at least 6.")
-_IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width to bring the target's images to.", lower_bound=1
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochastic metrics.", lower_bound=0)
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Height and width to bring the target's images to.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochastic metrics.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results and cache go. Default: ./runs/rank_<target>.")
 
 
