@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from experiments import INTERRUPTED
 from transferjax._validate import InputError
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Parses the flags and runs `main`; bad input ends in one message on stderr and exit code 1, without a traceback.
+    """Parses the flags and runs `main`; bad input and ctrl-C end in one message and exit code 1, without a traceback.
 
     Args:
       main: takes the arguments left over after the flags.
@@ -27,4 +29,9 @@ def run(main: Callable[[list[str]], None]) -> None:
         except InputError as error:
             sys.exit(f"Error: {error}")
 
+    signal.signal(signal.SIGINT, _stop)
     app.run(guarded)
+
+
+def _stop(_signum: int, _frame: object) -> None:
+    sys.exit(INTERRUPTED)  # an exception, so that half-written files are removed
