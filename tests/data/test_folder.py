@@ -112,6 +112,7 @@ def test_undecodable_image(root, content):
     assert "Replace or remove the file." in text
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow says of the damage
 def test_damaged_bytes_never_escape_as_another_error(tmp_path):
     rng = np.random.default_rng(0)
     for suffix in (".png", ".jpg", ".tif", ".bmp", ".gif", ".webp"):
@@ -132,7 +133,7 @@ def test_several_sizes(root):
     fill(root / "mole", n=1, size=(9, 7))
     text = message(load_folder, root)
     assert "mole/0.png: 9 x 7 pixels (height x width), but " in text
-    assert "healthy/0.png has 6 x 8. Give image_size= " in text
+    assert "healthy/0.png has 6 x 8. Give image_size " in text
     assert load_folder(root, image_size=5).images.shape == (13, 5, 5, 3)
 
 
