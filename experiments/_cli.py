@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -23,15 +24,15 @@ def run(main: Callable[[list[str]], None]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # absl's default shows what JAX tells itself about its backends
         try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             if len(argv) > 1:
                 raise InputError(f"{argv[1]!r} is not a flag. Flags look like --name=value; --help lists them.")
             main(argv)
         except InputError as error:
             sys.exit(f"Error: {error}")
+        except KeyboardInterrupt:  # by now half-written files are removed
+            sys.stdout.flush()
+            print(INTERRUPTED, file=sys.stderr, flush=True)
+            os._exit(1)  # an interpreter that was stopped inside a compilation can crash while it takes itself down
 
-    signal.signal(signal.SIGINT, _stop)
     app.run(guarded)
-
-
-def _stop(_signum: int, _frame: object) -> None:
-    sys.exit(INTERRUPTED)  # an exception, so that half-written files are removed

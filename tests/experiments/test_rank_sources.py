@@ -191,10 +191,12 @@ def test_unwritable_workdir(tmp_path):
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-@pytest.mark.parametrize("wait_for_work", [False, True])
-def test_ctrl_c(tmp_path, wait_for_work):
+@pytest.mark.parametrize("moment", ["importing", "compiling", "working"])
+def test_ctrl_c(tmp_path, moment):
     workdir = tmp_path / "out"
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    if moment == "compiling":
+        del environment["JAX_COMPILATION_CACHE_DIR"]
     command = [sys.executable, "-m", "experiments.rank_sources", f"--workdir={workdir}"]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
@@ -202,9 +204,11 @@ def test_ctrl_c(tmp_path, wait_for_work):
         libraries = Path(f"/proc/{process.pid}/maps")
 
         def is_time():
-            if wait_for_work:
+            if moment == "working":  # the first source is done
                 return list(workdir.glob("cache/*.safetensors"))
-            return "jaxlib" in libraries.read_text() if libraries.exists() else time.sleep(1.5) is None  # importing JAX
+            if moment == "compiling":  # the first source has begun
+                return (workdir / "cache").exists() and time.sleep(2) is None
+            return "jaxlib" in libraries.read_text() if libraries.exists() else time.sleep(1.5) is None
 
         deadline = time.monotonic() + 120
         while not is_time() and time.monotonic() < deadline:
@@ -217,5 +221,5 @@ def test_ctrl_c(tmp_path, wait_for_work):
     assert b"Fine-tune" not in out
     left = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
     assert left <= {"cache"}
-    if wait_for_work:  # what was finished is kept, and nothing is half-written
+    if moment != "importing":  # what was finished is kept, and nothing is half-written
         assert all(path.suffix == ".safetensors" and not path.name.startswith(".") for path in workdir.glob("cache/*"))
