@@ -44,6 +44,6 @@ METRICS = (
     Metric(
         name="leep", fn=leep, inputs=("logits", "labels"), static=("num_classes", "head"), range=(-float("inf"), 0.0)
     ),
-    # The published code takes a softmax of every source's logits, whatever its head was trained with.
+    # A softmax whatever the head was trained with: the published code's values that we know were made so.
     Metric(name="leep_published", fn=leep, inputs=("logits", "labels"), range=(-float("inf"), 0.0)),
 )

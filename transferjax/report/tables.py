@@ -31,6 +31,10 @@ def verdict(table: ScoreTable) -> str:
     wide = table.wide()
     leading = str(wide.columns[0])
     lead = table.details.get("lead")
+    tied = list(wide.index[wide[leading] == wide[leading].max()])
+    if len(tied) > 1:
+        top = _number(wide[leading].max())
+        return f"No lead: {', '.join(tied)} share the first rank by {leading} ({top}); fine-tune each of them."
     if lead is None:
         best, second = wide.index[0], wide.index[1]
         return (
@@ -38,8 +42,6 @@ def verdict(table: ScoreTable) -> str:
             f"({_number(wide[leading].iloc[1])}); feature_quality and gradient_ratio together give the combined score."
         )
     best, second = lead["best"], lead["second"]
-    if lead["gap"] == 0:
-        return f"No lead: {best} and {second} share the first rank ({_number(wide[leading].iloc[0])}); fine-tune both."
     agreeing = [way for way, first in lead["first_by_method"].items() if first == [best]]
     ways, left_out, stays = len(lead["first_by_method"]), lead["left_out"], lead["stays_first_when_one_is_left_out"]
     rivals = " and ".join(lead["rivals"])
