@@ -65,7 +65,7 @@ def main(_argv: list[str]) -> None:
     print(f"Target {dataset.name}: {seen['examples']} training images of {dataset.num_classes} classes.\n")
     print(tables.ranking_text(table), end="\n\n")
     for metric, size in table.details["metrics_on_a_subsample"].items():
-        print(f"{metric} was computed on a stratified subsample of {size} images.")
+        print(f"{metric} was computed on a stratified subsample of about {size} images.")
     still = [str(name) for name, ratio in table.wide().get("gradient_ratio", {}).items() if ratio == 0]
     if still:
         print(f"gradient_ratio is 0, since no triple of any batch had a loss, for: {', '.join(still)}.")

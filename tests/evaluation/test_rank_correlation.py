@@ -107,3 +107,11 @@ def test_a_row_that_occurs_twice(scores, performance, words):
     with pytest.raises(InputError) as caught:
         tau_table(scores, performance)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("columns", [["source", "target"], ["source", "target", "auc", "accuracy"]])
+def test_a_performance_table_has_one_value(columns):
+    scores = pd.DataFrame({"source": ["a", "b"], "target": "t", "metric": "m", "score": [1.0, 2.0]})
+    performance = pd.DataFrame([dict.fromkeys(columns, "x")])
+    with pytest.raises(InputError, match="Give source, target and one more"):
+        tau_table(scores, performance)

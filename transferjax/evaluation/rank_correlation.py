@@ -63,7 +63,8 @@ def tau_table(scores: pd.DataFrame, performance: pd.DataFrame, *, inverted: Coll
       in `scores`.
 
     Raises:
-      InputError: a triple or a pair occurs twice, or what `weighted_kendall` raises.
+      InputError: a triple or a pair occurs twice, `performance` has not just one more column, or what
+        `weighted_kendall` raises.
 
     References:
       Juodelyte et al., 2024. https://arxiv.org/abs/2412.20172
@@ -75,11 +76,13 @@ def tau_table(scores: pd.DataFrame, performance: pd.DataFrame, *, inverted: Coll
         twice = table[keys][table.duplicated(keys)]
         if len(twice):
             raise fail(argument, f"{', '.join(twice.iloc[0])} occurs more than once", "Give one row for each.")
-    (value,) = (column for column in performance.columns if column not in ("source", "target"))
+    values = [column for column in performance.columns if column not in ("source", "target")]
+    if len(values) != 1:
+        raise fail("performance", f"columns {', '.join(performance.columns)}", "Give source, target and one more.")
     pairs = scores[scores["source"] != scores["target"]].merge(performance, on=["source", "target"])
     rows = []
     for (target, metric), group in pairs.groupby(["target", "metric"], sort=False):
         sign = -1.0 if metric in inverted else 1.0
-        tau = weighted_kendall(sign * group["score"].to_numpy(), group[value].to_numpy())
+        tau = weighted_kendall(sign * group["score"].to_numpy(), group[values[0]].to_numpy())
         rows.append((target, metric, tau, metric in inverted))
     return pd.DataFrame(rows, columns=["target", "metric", "weighted_tau", "inverted"])

@@ -6,6 +6,7 @@ import os
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from transferjax._files import atomic_write
 from transferjax.evaluation import static
@@ -35,7 +36,7 @@ def plot_ranking(table: ScoreTable, path: str | os.PathLike[str]) -> None:
         # bars start at zero; for scores without a natural zero, dots show the order without claiming a length
         if scores.min() >= 0:
             axis.barh(sources, scores, color=[_BEST if i == best else _OTHERS for i in range(len(sources))])
-            axis.set_xlim(0, scores.max() * 1.28 or 1)
+            axis.set_xlim(0, scores.max() * 1.35 or 1)
         else:
             span = (scores.max() - scores.min()) or 1
             axis.hlines(sources, scores.min() - 0.1 * span, scores, color=_OTHERS, linewidth=1)
@@ -45,11 +46,12 @@ def plot_ranking(table: ScoreTable, path: str | os.PathLike[str]) -> None:
             axis.set_xlim(scores.min() - 0.1 * span, scores.max() + 0.55 * span)
         for source, value in zip(sources, scores, strict=True):
             axis.annotate(
-                f"{value:.2f}", (value, source), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
+                f"{value:.3f}", (value, source), xytext=(5, 0), textcoords="offset points", va="center", fontsize=8
             )
         axis.set_title(metric, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="x", labelsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
     axes[0].invert_yaxis()
     target = _plain(table.rows["target"].iloc[0])
     figure.suptitle(
