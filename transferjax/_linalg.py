@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 # Elements of the largest temporary of a chunked kernel: 64 MB in float32, the size at which chunks stop costing time.
 CHUNK_ELEMENTS = 2**24
+State = TypeVar("State")
 
 
 def chunk_size(n: int, elements_per_item: int) -> int:
@@ -17,39 +19,166 @@ def chunk_size(n: int, elements_per_item: int) -> int:
     return max(1, min(n, CHUNK_ELEMENTS // max(1, elements_per_item)))
 
 
-class Moments(NamedTuple):
-    """Second moments of features about zero.
+class Scatter(NamedTuple):
+    """What linear metrics need of features and labels, in float64: sizes, means and scatter of the classes.
+
+    Everything is in coordinates of r = min(n, d) dimensions: the features' own if n >= d, else an orthonormal basis of
+    the space that the examples span. Products, distances and spectra of the examples are the same in both; what lies
+    outside that space is 0.
 
     Attributes:
-      gram: float64 [d, d] if n >= d (XᵀX), else [n, n] (XXᵀ).
-      cross: float64, Xᵀ·targets [d, c] if n >= d, else the targets themselves [n, c].
+      points: [n, r], the examples; in the features' dtype if n >= d, else float64.
+      ones: [r], the coordinates of the vector of d ones, as far as it lies in that space.
+      counts: [c], examples of each class.
+      means: [c, r], of the classes; 0 for a class without examples.
+      within: [r, r], Σ_i (x_i - m_{y_i})(x_i - m_{y_i})ᵀ, summed about the class means, so that nothing cancels.
     """
 
-    gram: jax.Array
-    cross: jax.Array
+    points: jax.Array
+    ones: jax.Array
+    counts: jax.Array
+    means: jax.Array
+    within: jax.Array
+
+    @property
+    def mean(self) -> jax.Array:
+        """Mean of all examples, [r]."""
+        return self.counts @ self.means / jnp.sum(self.counts)
+
+    @property
+    def between(self) -> jax.Array:
+        """Σ_c n_c (m_c - m)(m_c - m)ᵀ, [r, r]."""
+        return _weighted_gram(self.means - self.mean, self.counts)
+
+    @property
+    def total(self) -> jax.Array:
+        """Scatter about the mean of all examples, [r, r]: `within + between`."""
+        return self.within + self.between
+
+    @property
+    def gram(self) -> jax.Array:
+        """Scatter about zero, XᵀX, [r, r]."""
+        return self.within + _weighted_gram(self.means, self.counts)
 
 
-def moments(features: jax.Array, targets: jax.Array) -> Moments:
-    """Returns the smaller Gram matrix of the features and their products with the targets.
+def _weighted_gram(rows: jax.Array, weights: jax.Array) -> jax.Array:
+    return jnp.matmul(rows.T * weights, rows, precision="highest")
 
-    All in float64, also the O(n·d·min(n, d)) product: what separates good sources from each other is what a linear
-    model leaves over, and a float32 Gram matrix has no digits for that. At n=300, d=128, with a spread inside the
-    classes of 1e-2 of their distance, the squared residual is a third off; at 1e-3 it is negative, which made the
-    evidence infinite and ranked the best sources last (`experiments/benchmark.py`).
+
+@functools.partial(jax.jit, static_argnames=("num_classes",))
+def scatter(features: jax.Array, labels: jax.Array, *, num_classes: int) -> Scatter:
+    """Returns sizes, means and scatter of the classes: two passes over the examples, in chunks of rows.
+
+    In float64, also the O(n·d·min(n, d)) product: what separates good sources from each other is what a linear model
+    leaves over, and a float32 Gram matrix has no digits for that (`experiments/benchmark.py`). Beside the input it
+    takes a few [r, r] matrices and one chunk of rows.
 
     Args:
       features: float [n, d].
-      targets: float [n, c].
+      labels: int [n] in 0..c-1; of a multi-label target [n, c], and then all examples count as one class.
+      num_classes: c.
 
     Returns:
-      `Moments`. Call it, and use its result, inside `jax.enable_x64(True)`.
+      `Scatter`. Call it, and use its result, inside `jax.enable_x64(True)`.
     """
     n, d = features.shape
-    features, targets = features.astype(jnp.float64), targets.astype(jnp.float64)
+    if labels.ndim == 2:
+        labels, num_classes = jnp.zeros(n, jnp.int32), 1
     if n >= d:
-        product = functools.partial(jnp.matmul, features.T, precision="highest")
-        return Moments(product(features), product(targets))
-    return Moments(jnp.matmul(features, features.T, precision="highest"), targets)
+        points, ones = features, jnp.ones(d, jnp.float64)
+    else:
+        basis, triangle = jnp.linalg.qr(features.astype(jnp.float64).T)  # Xᵀ = Q·R: the rows of Rᵀ are the examples
+        points, ones = triangle.T, jnp.sum(basis, axis=0)
+
+    def add_sums(state: tuple[jax.Array, jax.Array], rows: jax.Array, present: jax.Array, classes: jax.Array) -> Any:
+        members = jax.nn.one_hot(classes, num_classes, dtype=jnp.float64) * present[:, None]
+        sums = jnp.matmul(members.T, rows, precision="highest")
+        return state[0] + jnp.sum(members, axis=0), state[1] + sums
+
+    r = points.shape[1]
+    start = (jnp.zeros(num_classes, jnp.float64), jnp.zeros((num_classes, r), jnp.float64))
+    counts, sums = fold_rows(add_sums, start, points, labels)
+    means = sums / jnp.maximum(counts, 1)[:, None]
+
+    def add_products(gram: jax.Array, rows: jax.Array, present: jax.Array, classes: jax.Array) -> jax.Array:
+        away = (rows - means[classes]) * present[:, None]
+        return gram + jnp.matmul(away.T, away, precision="highest")
+
+    within = fold_rows(add_products, jnp.zeros((r, r), jnp.float64), points, labels)
+    return Scatter(points, ones, counts, means, within)
+
+
+def fold_rows(step: Callable[..., State], start: State, features: jax.Array, *others: jax.Array) -> State:
+    """Folds `step` over the examples, a chunk of rows at a time.
+
+    Args:
+      step: (state, rows float64 [b, d], present float64 [b], the same rows of `others`) → state. `present` is 0 for
+        rows that fill up the last chunk (they repeat others), else 1.
+      start: the first state.
+      features: float [n, d]; only a chunk at a time is widened to float64.
+      *others: arrays [n, ...].
+
+    Returns:
+      The last state. Call it inside `jax.enable_x64(True)`.
+    """
+    n, d = features.shape
+    size = chunk_size(n, 4 * d)  # a chunk is held in float64, and again less its mean
+    chunks = -(-n // size)
+
+    def body(index: jax.Array, state: State) -> State:
+        begin = jnp.minimum(index * size, n - size)  # the last chunk reaches back, so that all have one shape
+        present = (begin + jnp.arange(size) >= index * size).astype(jnp.float64)
+        rows, *rest = (jax.lax.dynamic_slice_in_dim(array, begin, size) for array in (features, *others))
+        return step(state, rows.astype(jnp.float64), present, *rest)
+
+    return body(jnp.int32(0), start) if chunks == 1 else jax.lax.fori_loop(0, chunks, body, start)
+
+
+def cross_products(points: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns pointsᵀ·targets, float64 [r, c], for points [n, r] and targets [n, c] of any dtypes."""
+
+    def add(state: jax.Array, rows: jax.Array, present: jax.Array, target: jax.Array) -> jax.Array:
+        weighted = target.astype(jnp.float64) * present[:, None]
+        return state + jnp.matmul(rows.T, weighted, precision="highest")
+
+    start = jnp.zeros((points.shape[1], targets.shape[1]), jnp.float64)
+    return fold_rows(add, start, points, targets)
+
+
+def map_rows(fn: Callable[..., Any], features: jax.Array, *others: jax.Array) -> Any:
+    """Returns `fn` of every example, computed in chunks of rows.
+
+    Args:
+      fn: (row float64 [d], the same entry of `others`) → any small arrays; it is vmapped over a chunk.
+      features: float [n, d]; only a chunk at a time is widened to float64.
+      *others: arrays [n, ...].
+
+    Returns:
+      What `fn` returns, with a leading axis of n. Call it inside `jax.enable_x64(True)`.
+    """
+    n, d = features.shape
+    return jax.lax.map(
+        lambda entry: fn(entry[0].astype(jnp.float64), *entry[1:]), (features, *others), batch_size=chunk_size(n, 4 * d)
+    )
+
+
+class Spectrum(NamedTuple):
+    """Eigenvalues and eigenvectors of a scatter matrix, largest first.
+
+    Attributes:
+      values: [r], float64, not negative, descending.
+      vectors: [r, r], float64, the eigenvectors as columns.
+    """
+
+    values: jax.Array
+    vectors: jax.Array
+
+
+@jax.jit
+def spectrum(matrix: jax.Array) -> Spectrum:
+    """Returns the spectrum of a symmetric matrix [r, r] without negative eigenvalues but for rounding."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    return Spectrum(jnp.maximum(values[::-1], 0), vectors[:, ::-1])
 
 
 def principal_axes(features: jax.Array, k: int) -> jax.Array:
@@ -97,6 +226,23 @@ def nearest_neighbors(points: jax.Array, k: int, *, include_self: bool) -> jax.A
         return jax.lax.map(neighbors_of, indices, batch_size=chunk_size(n, n)).astype(jnp.int32)
 
 
+def set_similarity(one: jax.Array, other: jax.Array) -> jax.Array:
+    """How alike the label sets of two examples are.
+
+    Args:
+      one: int [..., c], the label sets of a multi-label target: 0, 1, and -1 for a missing label.
+      other: likewise; the leading axes broadcast.
+
+    Returns:
+      float32 [...] in 0..1, 1 for the same: the Jaccard index over the labels that are known for both,
+      |both have it| / |either has it|; 1 if neither has any of them, e.g. for two examples without finding.
+    """
+    both = jnp.sum((one == 1) & (other == 1), axis=-1, dtype=jnp.float32)
+    known = (one >= 0) & (other >= 0)
+    either = jnp.sum(known & ((one == 1) | (other == 1)), axis=-1, dtype=jnp.float32)
+    return jnp.where(either > 0, both / jnp.maximum(either, 1), 1)
+
+
 @functools.partial(jax.jit, static_argnames=("num_neighbors", "include_self"))
 def neighbor_share(
     features: jax.Array, labels: jax.Array, *, num_neighbors: int = 5, include_self: bool = False
@@ -107,7 +253,7 @@ def neighbor_share(
 
     Args:
       features: float [n, d], n > num_neighbors.
-      labels: int [n].
+      labels: int [n]; or [n, c] of a multi-label target, where the mean `set_similarity` takes the share's place.
       num_neighbors: of how many.
       include_self: whether an example counts as its own first neighbour.
 
@@ -116,4 +262,8 @@ def neighbor_share(
     """
     k = min(num_neighbors, len(labels) if include_self else len(labels) - 1)
     found = nearest_neighbors(features, k, include_self=include_self)
-    return jnp.mean(labels[found] == labels[:, None], dtype=jnp.promote_types(features.dtype, jnp.float32))
+    if labels.ndim == 2:
+        alike = jax.vmap(set_similarity, in_axes=(1, None), out_axes=1)(labels[found], labels)
+    else:
+        alike = labels[found] == labels[:, None]
+    return jnp.mean(alike, dtype=jnp.promote_types(features.dtype, jnp.float32))

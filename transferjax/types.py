@@ -132,7 +132,7 @@ class TransferPair:
 
     Attributes:
       features: float [n, d].
-      labels: int32 [n] in 0..c-1.
+      labels: int32 [n] in 0..c-1; for a multi-label target int32 [n, c] of 0, 1 and -1 for a missing label.
       logits: float [n, k], or None if the source has no head.
       gradients: or None if they were not asked for.
       num_classes: c; static.
@@ -145,6 +145,16 @@ class TransferPair:
     gradients: GradientStats | None = None
     num_classes: int = dataclasses.field(metadata={"static": True})
     head: Head = dataclasses.field(default="softmax", metadata={"static": True})
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an example can have several labels, or none."""
+        return self.labels.ndim == 2
+
+    def take(self, rows: Any) -> TransferPair:
+        """Returns the pair of these examples, in the order given; gradients, which are of batches, stay whole."""
+        logits = None if self.logits is None else self.logits[rows]
+        return dataclasses.replace(self, features=self.features[rows], labels=self.labels[rows], logits=logits)
 
 
 def make_pair(
@@ -160,8 +170,8 @@ def make_pair(
 
     Args:
       features: float [n, d].
-      labels: whole numbers [n] in 0..num_classes-1.
-      num_classes: c, at least 2.
+      labels: whole numbers [n] in 0..num_classes-1; or [n, num_classes] of 0, 1 and -1 for a missing label.
+      num_classes: c, at least 2; 1 will do for a multi-label target.
       logits: float [n, k].
       gradients: norms taken on the same examples.
       head: `"softmax"` or `"sigmoid"`.
@@ -177,18 +187,9 @@ def make_pair(
     if features.ndim != 2 or not jnp.issubdtype(features.dtype, jnp.floating):
         raise fail("features", f"shape {features.shape}, {features.dtype}", "Give floats of shape [n, d].")
     n = len(features)
-    if labels.shape != (n,) or not np.issubdtype(labels.dtype, np.integer):
-        raise fail("labels", f"shape {labels.shape}, {labels.dtype}", f"Give whole numbers of shape [{n}].")
-    if num_classes < 2:
-        raise fail("num_classes", f"{num_classes}", "A target needs at least two classes.")
     if n == 0 or features.shape[1] == 0:
         raise fail("features", f"shape {features.shape} is empty", "Give at least one example and one feature.")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise fail(
-            "labels",
-            f"{labels.min()}..{labels.max()}",
-            f"With num_classes={num_classes} they lie in 0..{num_classes - 1}.",
-        )
+    _check_labels(labels, n, num_classes)
     features = _at_least_float32(features)
     arrays = {"features": features}
     if logits is not None:
@@ -208,6 +209,20 @@ def make_pair(
         num_classes=num_classes,
         head=head,
     )
+
+
+def _check_labels(labels: np.ndarray, n: int, num_classes: int) -> None:
+    """Raises unless the labels are [n] in 0..c-1, or [n, c] of -1, 0 and 1."""
+    multilabel = labels.ndim == 2
+    if num_classes < (1 if multilabel else 2):
+        raise fail("num_classes", f"{num_classes}", "A target needs at least two classes, or one label.")
+    if labels.shape not in ((n,), (n, num_classes)) or not np.issubdtype(labels.dtype, np.integer):
+        remedy = f"Give whole numbers of shape [{n}], or [{n}, {num_classes}] if an example can have several labels."
+        raise fail("labels", f"shape {labels.shape}, {labels.dtype}", remedy)
+    low, high = (-1, 1) if multilabel else (0, num_classes - 1)
+    if labels.min() < low or labels.max() > high:
+        meaning = "0, 1, or -1 for a missing label" if multilabel else f"0..{high}, with num_classes={num_classes}"
+        raise fail("labels", f"{labels.min()}..{labels.max()}", f"They have to be {meaning}.")
 
 
 def _at_least_float32(array: np.ndarray) -> np.ndarray:

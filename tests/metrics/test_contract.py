@@ -13,6 +13,7 @@ import pytest
 from jax import export
 
 from transferjax import InputError, metrics
+from transferjax.metrics._view import View
 from transferjax.types import GradientStats, TransferPair, make_pair
 
 N, D, K, C = 60, 12, 7, 3
@@ -233,12 +234,13 @@ def test_large_pairs_are_scored_on_a_stratified_subsample():
     labels = np.repeat([0, 1, 2], [600, 300, 6])
     pair = make(labels=labels, n=len(labels))
     metric = dataclasses.replace(metrics.get("knn"), max_examples=100)
-    seen = metric.seen(pair, jax.random.key(0))
+    seen = metric.seen(View(pair), jax.random.key(0)).pair
     counts = np.bincount(np.asarray(seen.labels))
     assert counts.tolist() == [66, 33, 1]
     assert seen.features.shape == (100, D)
     assert seen.logits.shape == (100, K)
-    again, other = metric.seen(pair, jax.random.key(0)), metric.seen(pair, jax.random.key(1))
+    again, other = (metric.seen(View(pair), jax.random.key(i)).pair for i in (0, 1))
     np.testing.assert_array_equal(again.features, seen.features)
     assert not np.array_equal(other.features, seen.features)
-    assert metric.seen(seen, jax.random.key(2)) is seen
+    small = View(seen)
+    assert metric.seen(small, jax.random.key(2)) is small

@@ -15,10 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax._validate import fail
+from transferjax.metrics._view import Share, View, label_views
 from transferjax.types import TransferPair
 
 Input = Literal["features", "labels", "logits", "gradients"]
 Static = Literal["num_classes", "head"]
+Multilabel = Literal["per_label", "columns", "sets", "refused"]
+Resampling = Literal["bootstrap", "half", "batches"]
+Invariance = Literal["rotation", "translation", "scaling"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,27 +34,43 @@ class Metric:
       fn: the pure function: arrays (`inputs`, in this order), then keyword-only hyperparameters, to a scalar.
       inputs: the fields of a `TransferPair` that `fn` takes.
       static: the static fields of a pair that `fn` takes as keywords of the same names.
+      shares: what `fn` takes as keywords of the same names, default None, if it was computed for another metric before;
+        given None, `fn` computes it itself. See `View`.
       stochastic: whether `fn` takes a keyword `rng`, a JAX key.
       jittable: whether `fn` as a whole can be traced; if not, the kernels inside are jit-compiled all the same.
       max_examples: pairs with more examples are scored on a seeded stratified subsample of this size, since time or
         memory grow faster than the number of examples; None if there is no limit.
       range: lower and upper bound of the score.
+      multilabel: what is done for a multi-label target. `"per_label"`: each label is a binary target, scored on the
+        examples where it is known; the mean over the labels that have both values. `"columns"`: `fn` takes labels
+        [n, c] of 0 and 1 and gives the mean over the columns; labels known for different examples are given to it
+        separately. `"sets"`: `fn` takes labels [n, c] with -1 for a missing one, and compares sets. `"refused"`: an
+        error that names the metric. A metric without labels among its inputs is not concerned.
+      resampling: how its uncertainty is estimated, see `bootstrap`. `"bootstrap"`: resampling with replacement.
+        `"half"`: halves without replacement, for scores that examples occurring twice bias (whose neighbour is their
+        own copy). `"batches"`: it sees gradient norms of batches, which are resampled.
+      invariances: changes of the features that leave the score as it is, as its definition implies: `"rotation"` (and
+        reflection), `"translation"`, `"scaling"` of all by one factor.
     """
 
     name: str
     fn: Callable[..., jax.Array]
     inputs: tuple[Input, ...]
     static: tuple[Static, ...] = ("num_classes",)
+    shares: tuple[Share, ...] = ()
     stochastic: bool = False
     jittable: bool = True
     max_examples: int | None = None
     range: tuple[float, float] = (-float("inf"), float("inf"))
+    multilabel: Multilabel = "per_label"
+    resampling: Resampling = "half"
+    invariances: frozenset[Invariance] = frozenset()
 
-    def __call__(self, pair: TransferPair, rng: jax.Array) -> float:
+    def __call__(self, pair: TransferPair | View, rng: jax.Array) -> float:
         """Scores a pair.
 
         Args:
-          pair: with all `inputs`.
+          pair: with all `inputs`; or a `View` of it, which keeps for other metrics what they share.
           rng: a JAX key, the same for all metrics: each folds its own name in, so that adding a metric never moves
             another's numbers.
 
@@ -58,35 +78,77 @@ class Metric:
           The score.
 
         Raises:
-          InputError: the pair lacks an input.
+          InputError: the pair lacks an input, has examples of one class only, is multi-label and the metric cannot do
+            that; or the score is not finite.
         """
+        view = pair if isinstance(pair, View) else View(pair)
+        self.check(view.pair)
+        rng = jax.random.fold_in(rng, zlib.crc32(self.name.encode()))
+        with jax.enable_x64(True):  # of what metrics share, much is float64, which JAX would narrow outside this scope
+            view = self.seen(view, rng)
+            if not view.pair.multilabel or "labels" not in self.inputs or self.multilabel == "sets":
+                value = float(self.traced(view, rng))
+            else:
+                value = self._over_labels(view, rng)
+        if not np.isfinite(value):
+            remedy = "Leave it out for this source, and please report this."
+            raise fail(f"metric {self.name}", f"its score is {value}", remedy)
+        return value
+
+    def check(self, pair: TransferPair) -> None:
+        """Raises `InputError` if the pair is not one that this metric can score."""
         missing = [name for name in self.inputs if getattr(pair, name) is None]
         if missing:
             raise fail(f"metric {self.name}", f"the pair has no {', '.join(missing)}", "Extract them or leave it out.")
-        rng = jax.random.fold_in(rng, zlib.crc32(self.name.encode()))
-        pair = self.seen(pair, rng)
-        keywords: dict[str, Any] = {name: getattr(pair, name) for name in self.static}
+        if "labels" not in self.inputs:
+            return
+        if pair.multilabel and self.multilabel == "refused":
+            remedy = "Leave it out, or take a metric that the README's table has for several labels."
+            raise fail(f"metric {self.name}", "it is not defined for multi-label targets", remedy)
+        labels = np.asarray(pair.labels)
+        if pair.multilabel and not ((labels == 0).any(axis=0) & (labels == 1).any(axis=0)).any():
+            raise fail("labels", "no label has examples with and without it", "Take more examples.")
+        if not pair.multilabel and (labels == labels[0]).all():
+            found = f"all {len(labels)} examples are of class {labels[0]}"
+            raise fail("labels", found, f"Metric {self.name} needs examples of two classes at least.")
+
+    def traced(self, view: View, rng: jax.Array) -> jax.Array:
+        """Returns the score as a scalar array; for all metrics that are `jittable`, also inside a trace.
+
+        Args:
+          view: of a pair that is not multi-label, or in a form that `fn` takes.
+          rng: the metric's own key.
+        """
+        keywords: dict[str, Any] = {name: getattr(view.pair, name) for name in self.static}
+        keywords |= {name: getattr(view, name) for name in self.shares}
         if self.stochastic:
             keywords["rng"] = rng
-        return float(self.fn(*(getattr(pair, name) for name in self.inputs), **keywords))
+        return self.fn(*(getattr(view.pair, name) for name in self.inputs), **keywords)
 
-    def seen(self, pair: TransferPair, rng: jax.Array) -> TransferPair:
-        """Returns the pair that `fn` sees: `pair` itself, or its stratified subsample of about `max_examples`."""
-        n = len(pair.labels)
-        if self.max_examples is None or n <= self.max_examples:
-            return pair
-        chosen = stratified_subsample(np.asarray(pair.labels), self.max_examples, rng)
-        return dataclasses.replace(
-            pair,
-            features=pair.features[chosen],
-            labels=pair.labels[chosen],
-            logits=None if pair.logits is None else pair.logits[chosen],
-        )
+    def _over_labels(self, view: View, rng: jax.Array) -> float:
+        """Returns the mean over the labels of a multi-label target."""
+        total, count = 0.0, 0
+        for part, size in label_views(view, columns=self.multilabel == "columns"):
+            total += size * float(self.traced(part, rng))
+            count += size
+        return total / count
+
+    def seen(self, view: View, rng: jax.Array) -> View:
+        """Returns what `fn` sees: `view` itself, or that of its stratified subsample of about `max_examples`."""
+        labels = view.pair.labels
+        if self.max_examples is None or len(labels) <= self.max_examples:
+            return view
+        return View(view.pair.take(stratified_subsample(np.asarray(labels), self.max_examples, rng)))
 
 
 def stratified_subsample(labels: np.ndarray, size: int, rng: jax.Array) -> np.ndarray:
-    """Returns about `size` sorted indices in which each class keeps its share, and at least one example."""
+    """Returns about `size` sorted indices in which each class keeps its share, and at least one example.
+
+    Of a multi-label target, labels [n, c], the sample is a plain random one.
+    """
     order = np.asarray(jax.random.permutation(rng, len(labels)))
+    if labels.ndim == 2:
+        return np.sort(order[:size])
     chosen = []
     for label in np.unique(labels):
         members = order[labels[order] == label]
@@ -97,7 +159,8 @@ def stratified_subsample(labels: np.ndarray, size: int, rng: jax.Array) -> np.nd
 @functools.cache
 def _modules() -> tuple[str, ...]:
     package = importlib.import_module(__package__ or "")
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")))
+    found = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+    return tuple(sorted(name for name in found if name != "bootstrap"))
 
 
 @functools.cache
@@ -125,7 +188,7 @@ def get(name: str) -> Metric:
 
 
 def score(pair: TransferPair, names: Iterable[str], rng: jax.Array) -> dict[str, float]:
-    """Scores a pair by several metrics.
+    """Scores a pair by several metrics; what several of them need is computed once.
 
     Args:
       pair: see `transferjax.types.make_pair`.
@@ -133,12 +196,14 @@ def score(pair: TransferPair, names: Iterable[str], rng: jax.Array) -> dict[str,
       rng: a JAX key (`jax.random.key(seed)`).
 
     Returns:
-      Metric → score, in the order asked for; bigger is better.
+      Metric → score, in the order asked for; bigger is better, never NaN.
 
     Raises:
-      InputError: an unknown name, or a pair without something that a metric needs.
+      InputError: an unknown name, a pair without something that a metric needs, or a score that is not finite.
     """
-    return {name: metric(pair, rng) for name, metric in {name: get(name) for name in names}.items()}
+    chosen = {name: get(name) for name in names}
+    view = View(pair)
+    return {name: metric(view, rng) for name, metric in chosen.items()}
 
 
 def probabilities(logits: jax.Array, head: str) -> jax.Array:

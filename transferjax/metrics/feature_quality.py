@@ -127,6 +127,7 @@ def _metric(name: str, *, leave_one_out: bool) -> Metric:
         jittable=False,
         max_examples=4096,  # the n x n matrices of the loss take about 400 MB there
         range=(0.0, 1.0),
+        invariances=frozenset({"translation"}),
     )
 
 

@@ -27,4 +27,11 @@ def gradient_ratio(gradients: GradientStats) -> jax.Array:
     return jnp.where(first > 0, second / jnp.where(first > 0, first, 1), 0)
 
 
-METRIC = Metric(name="gradient_ratio", fn=gradient_ratio, inputs=("gradients",), static=(), range=(0.0, float("inf")))
+METRIC = Metric(
+    name="gradient_ratio",
+    fn=gradient_ratio,
+    inputs=("gradients",),
+    static=(),
+    range=(0.0, float("inf")),
+    resampling="batches",
+)

@@ -13,7 +13,8 @@ def knn(features: jax.Array, labels: jax.Array, *, num_classes: int, num_neighbo
 
     Args:
       features: float [n, d].
-      labels: int [n].
+      labels: int [n]; or [n, c] of a multi-label target, where the similarity of label sets (their Jaccard index, see
+        `set_similarity`) takes the place of being of the same class.
       num_classes: c; not needed, present because every metric of features and labels takes it.
       num_neighbors: of how many; fewer if there are not so many others.
 
@@ -28,4 +29,11 @@ def knn(features: jax.Array, labels: jax.Array, *, num_classes: int, num_neighbo
     return neighbor_share(features, labels, num_neighbors=num_neighbors)
 
 
-METRIC = Metric(name="knn", fn=knn, inputs=("features", "labels"), range=(0.0, 1.0))
+METRIC = Metric(
+    name="knn",
+    fn=knn,
+    inputs=("features", "labels"),
+    range=(0.0, 1.0),
+    multilabel="sets",
+    invariances=frozenset({"rotation", "translation", "scaling"}),
+)

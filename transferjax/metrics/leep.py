@@ -42,8 +42,20 @@ def leep(logits: jax.Array, labels: jax.Array, *, num_classes: int, head: str = 
 
 METRICS = (
     Metric(
-        name="leep", fn=leep, inputs=("logits", "labels"), static=("num_classes", "head"), range=(-float("inf"), 0.0)
+        name="leep",
+        fn=leep,
+        inputs=("logits", "labels"),
+        static=("num_classes", "head"),
+        range=(-float("inf"), 0.0),
+        resampling="bootstrap",
     ),
     # A softmax whatever the head was trained with: the published code's values that we know were made so.
-    Metric(name="leep_published", fn=leep, inputs=("logits", "labels"), range=(-float("inf"), 0.0)),
+    Metric(
+        name="leep_published",
+        fn=leep,
+        inputs=("logits", "labels"),
+        range=(-float("inf"), 0.0),
+        multilabel="refused",
+        resampling="bootstrap",
+    ),
 )

@@ -7,7 +7,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from transferjax._linalg import moments
+from transferjax import _linalg
+from transferjax._linalg import Scatter, Spectrum
 from transferjax.metrics._base import Metric, output_dtype
 
 _MAX_ITERATIONS = 11
@@ -18,7 +19,15 @@ _State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]  # iterati
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "rank_term"))
-def logme(features: jax.Array, labels: jax.Array, *, num_classes: int, rank_term: bool = True) -> jax.Array:
+def logme(
+    features: jax.Array,
+    labels: jax.Array,
+    *,
+    num_classes: int,
+    rank_term: bool = True,
+    scatter: Scatter | None = None,
+    gram: Spectrum | None = None,
+) -> jax.Array:
     """Logarithm of the maximum evidence, per example, mean over one-vs-rest targets.
 
     A linear model with a Gaussian prior of precision α on its weights and Gaussian noise of precision β is fitted to
@@ -27,11 +36,13 @@ def logme(features: jax.Array, labels: jax.Array, *, num_classes: int, rank_term
 
     Args:
       features: float [n, d].
-      labels: int [n] in 0..c-1.
+      labels: int [n] in 0..c-1; or [n, c] of 0 and 1, each column a target of its own (a multi-label target).
       num_classes: c.
       rank_term: whether the d-r directions without data count as the evidence says, by -(d-r)/2·log α with
         r ≤ min(n, d) the number of directions with data. The authors' code leaves them out, and its score then grows
         with d whatever the features hold (`logme_published`).
+      scatter: of features and labels, if known.
+      gram: spectrum of `scatter.gram`, if known.
 
     Returns:
       Scalar; bigger is better. float64 for float64 features, else float32.
@@ -41,36 +52,48 @@ def logme(features: jax.Array, labels: jax.Array, *, num_classes: int, rank_term
       https://arxiv.org/abs/2102.11005; its extension with the fixed point: https://arxiv.org/abs/2110.10545
     """
     dtype = output_dtype(features)
-    targets = jax.nn.one_hot(labels, num_classes, dtype=dtype)
-    dead = jnp.sum(jnp.all(features == 0, axis=0))
-    with jax.enable_x64(True):
-        evidence = _evidence(features.astype(dtype), targets, dead, rank_term=rank_term)
-        return jnp.mean(evidence).astype(dtype)
-
-
-def _evidence(features: jax.Array, targets: jax.Array, dead: jax.Array, *, rank_term: bool) -> jax.Array:
-    """Returns the evidence per example of each column of `targets` [n, c] → float64 [c]."""
     n, d = features.shape
-    gram, cross = moments(features, targets)
-    spectrum, vectors = jnp.linalg.eigh(gram)
-    spectrum = jnp.maximum(spectrum, 0.0)
-    projected = jnp.matmul(vectors.T, cross, precision="highest") ** 2  # [min(n, d), c]
-    total = jnp.sum(targets.astype(jnp.float64) ** 2, axis=0)
-    # A direction without data has eigenvalue 0 and enters the sum below as -log(α)/2: just the rank term. It is wanting
-    # only for directions that the smaller Gram matrix does not show; and the published code drops exact zeros.
-    if rank_term:
-        without_data = jnp.float64(d - len(spectrum))
-    else:
-        without_data = -dead.astype(jnp.float64) if n > d else jnp.float64(0.0)
+    with jax.enable_x64(True):
+        scatter = scatter or _linalg.scatter(features, labels, num_classes=num_classes)
+        gram = gram or _linalg.spectrum(scatter.gram)
+        if labels.ndim == 2:
+            cross = _linalg.cross_products(scatter.points, labels)
+            squares = jnp.sum(labels, axis=0, dtype=jnp.float64)
+        else:
+            cross, squares = (scatter.counts[:, None] * scatter.means).T, scatter.counts
+        # A direction without data has eigenvalue 0 and enters the evidence as -log(α)/2: just the rank term. It is
+        # wanting only for directions outside the space of the examples; and the published code drops exact zeros.
+        if rank_term:
+            without_data = jnp.float64(d - len(gram.values))
+        else:
+            dead = jnp.sum(jnp.all(features == 0, axis=0), dtype=jnp.float64)
+            without_data = -dead if n > d else jnp.float64(0.0)
+        along = jnp.matmul(gram.vectors.T, cross, precision="highest") ** 2
+        return jnp.mean(_evidence(gram.values, along, squares, n, d - without_data)).astype(dtype)
+
+
+def _evidence(
+    spectrum: jax.Array, projected: jax.Array, squares: jax.Array, n: int, num_weights: jax.Array
+) -> jax.Array:
+    """Returns the evidence per example of each target.
+
+    Args:
+      spectrum: [r], of XᵀX.
+      projected: [r, c], (vᵀXᵀy)² for each eigenvector v and target y.
+      squares: [c], ‖y‖².
+      n: number of examples.
+      num_weights: of the prior that count.
+
+    Returns:
+      float64 [c].
+    """
 
     def solve(alpha: jax.Array, beta: jax.Array, along: jax.Array, square: jax.Array) -> tuple[jax.Array, ...]:
         """Returns γ, the weights' squared norm and the squared residual at α and β."""
         ratio = alpha / beta
         shrunk = (ratio + spectrum) ** 2
         gamma = jnp.sum(spectrum / (spectrum + ratio))
-        if n >= d:  # along = (vᵀXᵀy)²
-            return gamma, jnp.sum(along / shrunk), square - jnp.sum(along * (2 * ratio + spectrum) / shrunk)
-        return gamma, jnp.sum(spectrum * along / shrunk), jnp.sum(along * ratio**2 / shrunk)  # along = (uᵀy)²
+        return gamma, jnp.sum(along / shrunk), square - jnp.sum(along * (2 * ratio + spectrum) / shrunk)
 
     def of_target(along: jax.Array, square: jax.Array) -> jax.Array:
         def step(state: _State) -> _State:
@@ -81,7 +104,7 @@ def _evidence(features: jax.Array, targets: jax.Array, dead: jax.Array, *, rank_
             new_alpha = jnp.maximum(gamma / (weights + _EPSILON), _SMALLEST_ALPHA)
             new_beta = (n - gamma) / (residual + _EPSILON)
             evidence = (
-                (d - without_data) / 2 * jnp.log(new_alpha)
+                num_weights / 2 * jnp.log(new_alpha)
                 + n / 2 * jnp.log(new_beta)
                 - 0.5 * jnp.sum(jnp.log(new_alpha + new_beta * spectrum))
                 - new_beta / 2 * residual
@@ -98,10 +121,18 @@ def _evidence(features: jax.Array, targets: jax.Array, dead: jax.Array, *, rank_
         start = (jnp.int32(0), one, one, jnp.float64(0.0), jnp.float64(jnp.inf))
         return jax.lax.while_loop(unfinished, step, start)[3]
 
-    return jax.vmap(of_target, in_axes=(1, 0))(projected, total)
+    return jax.vmap(of_target, in_axes=(1, 0))(projected, squares)
 
 
-METRICS = (
-    Metric(name="logme", fn=logme, inputs=("features", "labels")),
-    Metric(name="logme_published", fn=functools.partial(logme, rank_term=False), inputs=("features", "labels")),
-)
+def _metric(name: str, *, rank_term: bool) -> Metric:
+    return Metric(
+        name=name,
+        fn=functools.partial(logme, rank_term=rank_term),
+        inputs=("features", "labels"),
+        shares=("scatter", "gram"),
+        multilabel="columns" if rank_term else "refused",
+        invariances=frozenset({"rotation"}),
+    )
+
+
+METRICS = (_metric("logme", rank_term=True), _metric("logme_published", rank_term=False))
