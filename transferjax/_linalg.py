@@ -90,22 +90,47 @@ def scatter(features: jax.Array, labels: jax.Array, *, num_classes: int) -> Scat
         basis, triangle = jnp.linalg.qr(features.astype(jnp.float64).T)  # Xᵀ = Q·R: the rows of Rᵀ are the examples
         points, ones = triangle.T, jnp.sum(basis, axis=0)
 
-    def add_sums(state: tuple[jax.Array, jax.Array], rows: jax.Array, present: jax.Array, classes: jax.Array) -> Any:
-        members = jax.nn.one_hot(classes, num_classes, dtype=jnp.float64) * present[:, None]
-        sums = jnp.matmul(members.T, rows, precision="highest")
+    counts, means, within = class_scatter(points, labels, num_classes=num_classes)
+    return Scatter(points, ones, counts, means, within)
+
+
+def class_scatter(
+    points: jax.Array,
+    labels: jax.Array,
+    *others: jax.Array,
+    num_classes: int,
+    change: Callable[..., jax.Array] = lambda rows, _classes, *_others: rows,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns counts, means and within-class scatter of examples that are changed on the way, as in `Scatter`.
+
+    Args:
+      points: float [n, r].
+      labels: int [n] in 0..c-1.
+      *others: arrays [n, ...] that `change` takes.
+      num_classes: c.
+      change: (rows float64 [b, r], their labels, the same rows of `others`) → rows [b, r'], so that the changed
+        examples are never held as a whole.
+
+    Returns:
+      [c], [c, r'], [r', r'], all float64.
+    """
+    one = jax.ShapeDtypeStruct((1, points.shape[1]), jnp.float64)
+    r = jax.eval_shape(change, one, labels[:1], *(other[:1] for other in others)).shape[1]
+
+    def add_sums(state: tuple[jax.Array, jax.Array], rows: jax.Array, present: jax.Array, *rest: jax.Array) -> Any:
+        members = jax.nn.one_hot(rest[0], num_classes, dtype=jnp.float64) * present[:, None]
+        sums = jnp.matmul(members.T, change(rows, *rest), precision="highest")
         return state[0] + jnp.sum(members, axis=0), state[1] + sums
 
-    r = points.shape[1]
     start = (jnp.zeros(num_classes, jnp.float64), jnp.zeros((num_classes, r), jnp.float64))
-    counts, sums = fold_rows(add_sums, start, points, labels)
+    counts, sums = fold_rows(add_sums, start, points, labels, *others)
     means = sums / jnp.maximum(counts, 1)[:, None]
 
-    def add_products(gram: jax.Array, rows: jax.Array, present: jax.Array, classes: jax.Array) -> jax.Array:
-        away = (rows - means[classes]) * present[:, None]
+    def add_products(gram: jax.Array, rows: jax.Array, present: jax.Array, *rest: jax.Array) -> jax.Array:
+        away = (change(rows, *rest) - means[rest[0]]) * present[:, None]
         return gram + jnp.matmul(away.T, away, precision="highest")
 
-    within = fold_rows(add_products, jnp.zeros((r, r), jnp.float64), points, labels)
-    return Scatter(points, ones, counts, means, within)
+    return counts, means, fold_rows(add_products, jnp.zeros((r, r), jnp.float64), points, labels, *others)
 
 
 def fold_rows(step: Callable[..., State], start: State, features: jax.Array, *others: jax.Array) -> State:
