@@ -74,6 +74,31 @@ def friedman(values: np.ndarray) -> FriedmanTest:
     return FriedmanTest(float(result.statistic), float(result.pvalue), ranks)
 
 
+def nemenyi(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Nemenyi's test after Friedman's: which methods differ from which?
+
+    Args:
+      values: float [t, m], as `friedman` takes them.
+
+    Returns:
+      p values [m, m] (1 on the diagonal), and the critical difference of mean ranks at the level .05: methods whose
+      mean ranks lie closer cannot be told apart.
+
+    Raises:
+      InputError: what `friedman` raises.
+
+    References:
+      Nemenyi, 1963; Demšar, 2006. Statistical comparisons of classifiers over multiple data sets. JMLR 7.
+    """
+    ranks = friedman(values).mean_ranks
+    t, m = np.shape(values)
+    error = np.sqrt(m * (m + 1) / (12 * t))  # of a mean rank's difference, over √2: the studentized range's scale
+    differences = np.abs(ranks[:, None] - ranks)
+    pvalues = stats.studentized_range.sf(differences / error, m, np.inf)
+    np.fill_diagonal(pvalues, 1.0)
+    return pvalues, float(stats.studentized_range.ppf(0.95, m, np.inf) * error)
+
+
 def _undefined_is_worst(values: np.ndarray) -> np.ndarray:
     """Returns the values with NaN replaced by something below all of them."""
     values = np.asarray(values, np.float64)

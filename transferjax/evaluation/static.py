@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pandas as pd
 
 from transferjax.types import SourceModel
 
@@ -30,3 +31,27 @@ def controls(source: SourceModel) -> dict[str, float]:
         "imagenet_accuracy": source.imagenet_accuracy,
     }
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def mean_rank_elsewhere(performance: pd.DataFrame) -> pd.DataFrame:
+    """The control that is hardest to beat: how a source did on all other targets.
+
+    Args:
+      performance: columns `source, target` and one more, the fine-tuned performance; bigger is better.
+
+    Returns:
+      Columns `source, target, metric, score`, the metric being `"mean_rank_elsewhere"`: for each target, the mean over
+      the other targets of the source's rank there among all sources (1 for the worst; equal ones share the mean of
+      their ranks), so bigger is better.
+    """
+    column = next(name for name in performance.columns if name not in ("source", "target"))
+    ranks = performance.pivot(index="source", columns="target", values=column).rank()
+    tables = []
+    for target in ranks.columns:
+        score = ranks.drop(columns=target).mean(axis=1).dropna()
+        tables.append(
+            pd.DataFrame(
+                {"source": score.index, "target": target, "metric": "mean_rank_elsewhere", "score": score.to_numpy()}
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
