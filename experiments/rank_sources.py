@@ -4,6 +4,7 @@ From the repository:
 
     python -m experiments.rank_sources
     python -m experiments.rank_sources --target=histology
+    python -m experiments.rank_sources --bootstrap=200
     python -m experiments.rank_sources --target=data.npz --sources=photos,resnet18:path/to/weights.safetensors
 """
 
@@ -38,6 +39,9 @@ _METHOD = flags.DEFINE_string("combine", "product", f"How the combined score is 
 _MAX_EXAMPLES = flags.DEFINE_integer("max_examples_per_class", 100, "Of the target, at least 6.")
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Height and width to bring the target's images to.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochastic metrics.")
+_BOOTSTRAP = flags.DEFINE_integer(
+    "bootstrap", 0, "Resamples of the target's examples, from which intervals come: at least 20, or 0 for none."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results and cache go. Default: ./runs/rank_<target>.")
 
 
@@ -56,6 +60,7 @@ def main(_argv: list[str]) -> None:
         method=_METHOD.value,
         max_examples_per_class=_MAX_EXAMPLES.value,
         seed=_SEED.value,
+        bootstrap=_BOOTSTRAP.value,
         cache_dir=workdir / "cache",
     )
     tables.write_csv(table, workdir / "ranking.csv")

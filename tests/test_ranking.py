@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import transferjax
-from transferjax import InputError, models, ranking
+from transferjax import InputError, metrics, models, ranking
 from transferjax.combine import combine
 from transferjax.report import tables
 from transferjax.types import ScoreTable, TargetDataset
@@ -109,6 +109,8 @@ def test_without_the_two_parts_the_first_metric_leads(sources, target, monkeypat
         ({"seed": 2**32}, "seed: 4294967296"),
         ({"image_size": 0}, "image_size: 0"),
         ({"cache_dir": __file__}, "cache_dir: .*cannot be written"),
+        ({"bootstrap": 19}, "bootstrap: 19. Take 0 for no intervals, or at least 20 resamples"),
+        ({"bootstrap": -1}, "bootstrap: -1"),
         ({"target": "nowhere"}, "target: 'nowhere' is unknown"),
     ],
 )
@@ -180,6 +182,57 @@ def test_a_lead_that_hangs_on_another_candidate_is_not_clear():
     assert (lead["left_out"], lead["stays_first_when_one_is_left_out"]) == (3, 2)
     assert "b" in lead["rivals"]
     assert "a lead that is not clear, so fine-tune b" in tables.verdict(table_of(lead))
+
+
+def test_resamples_give_intervals_and_probabilities(sources, target, table):
+    found = transferjax.rank_sources(sources, target, metrics=["knn", *ranking.combine.INGREDIENTS], bootstrap=20)
+    scored = found.rows[~found.rows["metric"].isin(["num_parameters", "source_set_size"])]
+    assert (scored["lower"] <= scored["score"]).all()
+    assert (scored["score"] <= scored["upper"]).all()
+    assert (scored["lower"] < scored["upper"]).groupby(scored["metric"]).any().all()
+    assert found.rows.drop(scored.index)[["lower", "upper"]].isna().all(axis=None)
+    for name in ("combined", "knn"):
+        pd.testing.assert_series_equal(found.wide()[name], table.wide()[name], check_exact=True)
+    uncertainty = found.details["uncertainty"]
+    assert uncertainty["metric"] == "combined"
+    assert uncertainty["schemes"] == {"knn": "half", "feature_quality": "half", "gradient_ratio": "batches"}
+    assert sum(uncertainty["probability_best"].values()) == pytest.approx(1)
+    beats = uncertainty["probability_beats"]
+    assert all(beats[a][b] + beats[b][a] == pytest.approx(1) for a in beats for b in beats[a])
+    assert set(beats) == {source.name for source in sources}
+    assert "In 20 resamples of the target's examples, the best by combined is " in tables.verdict(found)
+    assert table.details["uncertainty"] is None
+
+
+def test_combined_intervals_are_of_the_combined_resamples():
+    names, rng = ["a", "b", "c"], np.random.default_rng(0)
+    parts = {name: rng.uniform(0.2, 1, (40, 3)) for name in ranking.combine.INGREDIENTS}
+    intervals = {
+        name: {source: metrics.Interval(0.5, 0, 1, drawn[:, i], "half") for i, source in enumerate(names)}
+        for name, drawn in parts.items()
+    }
+    scores = pd.Series([0.1, 0.9, 2.0], index=names)
+    for method in ("product", "log"):
+        found = ranking._combined_intervals(scores, intervals, scenario="source_dataset", method=method)
+        for i in range(40):
+            expected = combine(*(drawn[i] for drawn in parts.values()), method=method)
+            np.testing.assert_allclose([found[name].resamples[i] for name in names], expected)
+        assert found["c"].upper == 2, "widened to its score"
+        assert found["b"].lower == np.quantile(found["b"].resamples, 0.025)
+
+
+def test_a_lead_that_resamples_do_not_bear_out_is_not_clear():
+    table = table_of(lead_of([0.9, 0.5, 0.4, 0.6], [2.0, 1.0, 0.5, 0.7]))
+    rows = table.rows.assign(lower=0.1, upper=0.9)
+    for shares, ending in (
+        ({"a": 0.7, "b": 0.26, "d": 0.04}, "a lead that is not clear, so fine-tune b too. In 50 resamples of the "),
+        ({"a": 0.97, "b": 0.03}, "a clear lead. In 50 resamples of the "),
+        ({"a": 0.94, "b": 0.03, "d": 0.03}, "a lead that is not clear, so fine-tune b too. In 50 resamples of the "),
+    ):
+        uncertainty = {"num_resamples": 50, "metric": "combined", "probability_best": shares}
+        text = tables.verdict(ScoreTable(rows=rows, details={**table.details, "uncertainty": uncertainty}))
+        assert ending in text
+    assert text.endswith("the best by combined is a with probability 0.94; b 0.03 and d 0.03.")
 
 
 def test_the_rival_is_who_comes_first_otherwise_not_the_second():

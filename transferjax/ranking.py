@@ -18,6 +18,7 @@ from transferjax import combine, data, metrics, models
 from transferjax._validate import InputError, fail, one_of
 from transferjax.evaluation import static
 from transferjax.extraction import extract
+from transferjax.metrics.bootstrap import MIN_RESAMPLES, Interval, probability_beats, probability_best
 from transferjax.types import SCORE_COLUMNS, ScoreTable, SourceModel, TargetDataset
 
 DEFAULT_METRICS = ("feature_quality", "gradient_ratio", "leep", "logme", "knn")
@@ -35,6 +36,7 @@ def rank_sources(
     max_examples_per_class: int | None = 100,
     image_size: int | None = None,
     seed: int = 0,
+    bootstrap: int = 0,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ScoreTable:
     """Scores each source for the target and ranks them.
@@ -51,11 +53,15 @@ def rank_sources(
       max_examples_per_class: of the target, at least 6; None for all.
       image_size: make the target's images this high and wide; None to take them as they are, all of one size.
       seed: of the draw of examples and of stochastic metrics, from 0 to 2**32 - 1.
+      bootstrap: how many resamples of the target's examples tell how sure each score is, at least 20 (see
+        `transferjax.metrics.bootstrap`); 0 for none. The static controls have no interval.
       cache_dir: where features and gradients are kept for the next time; None for nowhere.
 
     Returns:
       A row for each source and metric, the static controls last; in `details` versions, seeds, hashes, timings and how
-      clear the lead is.
+      clear the lead is. With resamples the rows have 95 % intervals, and `details["uncertainty"]` has P(source is best)
+      and P(a beats b) by the leading metric. They are about the draw of the examples alone: with other sources in the
+      list the combined score would be another.
 
     Raises:
       InputError: anything that cannot be used; the message says what and what to do.
@@ -66,6 +72,8 @@ def rank_sources(
         raise fail("max_examples_per_class", f"{max_examples_per_class}", f"Take at least {data.MIN_PER_CLASS}.")
     if not 0 <= seed < 2**32:
         raise fail("seed", f"{seed}", "Take a whole number from 0 to 2**32 - 1.")
+    if bootstrap and bootstrap < MIN_RESAMPLES:
+        raise fail("bootstrap", f"{bootstrap}", f"Take 0 for no intervals, or at least {MIN_RESAMPLES} resamples.")
     for argument, value in (("metrics", metrics), ("sources", sources)):
         if isinstance(value, str):
             raise fail(argument, f"{value!r} is one string", f"Give a list: [{value!r}].")
@@ -78,6 +86,7 @@ def rank_sources(
     dataset = data.subsample(dataset, max_examples_per_class, rng=np.random.default_rng(seed))
 
     scores: dict[str, dict[str, float]] = {}
+    intervals: dict[str, dict[str, Interval]] = {}  # metric → source → interval
     seconds: dict[str, dict[str, float]] = {}
     subsampled: dict[str, int] = {}
     for source in tqdm(loaded, desc=f"sources for {dataset.name}", unit="source", disable=None):
@@ -87,7 +96,14 @@ def rank_sources(
         except InputError as error:
             raise InputError(f"source {source.name}: {error}") from error
         extracted = time.perf_counter()
-        scores[source.name] = _finite(_score(pair, chosen, jax.random.key(seed)), source.name)
+        if bootstrap:
+            found = _bootstrap(pair, chosen, jax.random.key(seed), bootstrap)
+            scores[source.name] = {name: interval.score for name, interval in found.items()}
+            for name, interval in found.items():
+                intervals.setdefault(name, {})[source.name] = interval
+        else:
+            scores[source.name] = _score(pair, chosen, jax.random.key(seed))
+        _finite(scores[source.name], source.name)
         scores[source.name] |= static.controls(source)
         seconds[source.name] = {"extraction": extracted - start, "metrics": time.perf_counter() - extracted}
     for name in chosen:
@@ -104,6 +120,8 @@ def rank_sources(
             raise fail("method", f"'log' has no value for a gradient_ratio of 0 ({zero})", "Choose another method.")
         table.insert(0, COMBINED, combine.combine(*parts, scenario=scenario, method=method))
         lead = _lead(list(table.index), parts, scenario=scenario, method=method)
+        if bootstrap:
+            intervals[COMBINED] = _combined_intervals(table[COMBINED], intervals, scenario=scenario, method=method)
     details = {
         "scenario": scenario,
         "method": method,
@@ -119,24 +137,25 @@ def rank_sources(
         "sources": {source.name: _facts(source) for source in loaded},
         "metrics_on_a_subsample": subsampled,
         "lead": lead,
+        "uncertainty": _uncertainty(str(table.columns[0]), intervals) if bootstrap else None,
         "seconds": seconds,
         "versions": {name: _version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "backend": jax.default_backend(),
     }
-    return ScoreTable(rows=_tidy(table, dataset.name), details=details)
+    return ScoreTable(rows=_tidy(table, dataset.name, intervals), details=details)
 
 
 # `metrics` is an argument above, as users know it, and hides the module there.
 _metric = metrics.get
 _score = metrics.score
+_bootstrap = metrics.bootstrap
 
 
-def _finite(scores: dict[str, float], source: str) -> dict[str, float]:
+def _finite(scores: dict[str, float], source: str) -> None:
     for metric, score in scores.items():
         if not np.isfinite(score):
             remedy = "Leave the metric or the source out, and please report this."
             raise fail(f"source {source}", f"its {metric} is {score}", remedy)
-    return scores
 
 
 def _load(sources: Iterable[str | os.PathLike[str] | SourceModel]) -> list[SourceModel]:
@@ -154,16 +173,60 @@ def _load(sources: Iterable[str | os.PathLike[str] | SourceModel]) -> list[Sourc
     return loaded
 
 
-def _tidy(table: pd.DataFrame, target: str) -> pd.DataFrame:
+def _tidy(table: pd.DataFrame, target: str, intervals: dict[str, dict[str, Interval]]) -> pd.DataFrame:
     """Sources × metrics to one row each, in the order of the metrics and, within each, of the ranks."""
     parts = []
     for metric in table.columns:
         scores = table[metric].dropna()
         rows = pd.DataFrame({"source": scores.index, "target": target, "metric": metric, "score": scores.to_numpy()})
         rows["rank"] = rows["score"].rank(ascending=False, method="min").astype(int)
+        known = intervals.get(str(metric), {})
+        for bound in ("lower", "upper"):
+            rows[bound] = [getattr(known[name], bound) if name in known else np.nan for name in scores.index]
         parts.append(rows.sort_values(["rank", "source"]))
-    tidy = pd.concat(parts, ignore_index=True)
-    return tidy.assign(lower=np.nan, upper=np.nan)[list(SCORE_COLUMNS)]
+    return pd.concat(parts, ignore_index=True)[list(SCORE_COLUMNS)]
+
+
+def _combined_intervals(
+    scores: pd.Series, intervals: dict[str, dict[str, Interval]], *, scenario: str, method: str
+) -> dict[str, Interval]:
+    """Combines the two parts of all sources in each resample.
+
+    The parts' resamples are centred on their scores already, so the combined ones are taken as they come; an interval
+    is widened where it would leave its score out. Examples and batches are drawn independently of each other.
+    """
+    parts = [
+        np.stack([intervals[name][source].resamples for source in scores.index], axis=1) for name in combine.INGREDIENTS
+    ]
+    if method == "log":  # a resample with a ratio of 0 is the lowest of all, and is to stay a number
+        parts = [np.maximum(part, np.finfo(np.float64).tiny) for part in parts]
+    combined = np.stack(
+        [combine.combine(*resample, scenario=scenario, method=method) for resample in zip(*parts, strict=True)]
+    )
+    lower, upper = np.quantile(combined, (0.025, 0.975), axis=0)
+    values = scores.to_numpy()
+    lower, upper = np.minimum(lower, values), np.maximum(upper, values)
+    scheme = intervals[combine.INGREDIENTS[0]][str(scores.index[0])].scheme
+    return {
+        str(source): Interval(float(values[i]), float(lower[i]), float(upper[i]), combined[:, i], scheme)
+        for i, source in enumerate(scores.index)
+    }
+
+
+def _uncertainty(metric: str, intervals: dict[str, dict[str, Interval]]) -> dict[str, Any]:
+    """How often each source is the best, and better than each other, by one metric."""
+    names = list(intervals[metric])
+    resamples = np.stack([intervals[metric][name].resamples for name in names], axis=1)
+    best, beats = probability_best(resamples), probability_beats(resamples)
+    order = np.argsort(-best, kind="stable")
+    return {
+        "num_resamples": len(resamples),
+        "level": 0.95,
+        "metric": metric,
+        "schemes": {name: next(iter(known.values())).scheme for name, known in intervals.items() if name != COMBINED},
+        "probability_best": {names[i]: float(best[i]) for i in order},
+        "probability_beats": {names[i]: {names[j]: float(beats[i, j]) for j in order if j != i} for i in order},
+    }
 
 
 def _lead(names: list[str], parts: list[np.ndarray], *, scenario: str, method: str) -> dict[str, Any]:

@@ -40,6 +40,41 @@ def test_csv_keeps_all_digits(tmp_path):
     assert [float(line.split(",")[3]) for line in lines[1:]] == [1 / 3, 0.1]
 
 
+def with_intervals():
+    rows = TABLE.rows.copy()
+    known = rows["metric"] != "num_parameters"
+    rows["lower"], rows["upper"] = (rows["score"] - 0.2).where(known), (rows["score"] + 0.1).where(known)
+    uncertainty = {"num_resamples": 50, "metric": "knn", "probability_best": {"b": 0.9, "a": 0.1}}
+    return ScoreTable(rows=rows, details={**TABLE.details, "uncertainty": uncertainty})
+
+
+def test_intervals_are_written_where_there_are_any(tmp_path):
+    tables.write_csv(TABLE, tmp_path / "x.csv")
+    assert (tmp_path / "x.csv").read_text().splitlines()[0] == "source,target,metric,score,rank"
+    table = with_intervals()
+    tables.write_csv(table, tmp_path / "x.csv")
+    frame = pd.read_csv(tmp_path / "x.csv")
+    assert list(frame.columns[-2:]) == ["lower", "upper"]
+    assert frame["lower"].tolist()[:2] == [0.25 - 0.2, 0.5 - 0.2]
+    lines = tables.ranking_text(table).splitlines()
+    assert [line.split()[2:5] for line in lines] == [
+        ["knn", "95%", "P(best)"],
+        ["0.500", "0.300..0.600", "0.90"],
+        ["0.250", "0.050..0.350", "0.10"],
+    ]
+    assert tables.verdict(table).endswith("the best by knn is b with probability 0.90; a 0.10.")
+
+
+def test_plot_draws_intervals(tmp_path):
+    plots.plot_ranking(TABLE, tmp_path / "without.png")
+    plots.plot_ranking(with_intervals(), tmp_path / "with.png")
+    dark = []
+    for name in ("without.png", "with.png"):
+        with Image.open(tmp_path / name) as picture:
+            dark.append(sum(pixel == (0x33, 0x33, 0x33) for pixel in picture.convert("RGB").get_flattened_data()))
+    assert dark[1] > dark[0] + 50, "pixels of the intervals' colour"
+
+
 def test_json_is_strict(tmp_path):
     tables.write_json(TABLE, tmp_path / "x.json")
     content = json.loads((tmp_path / "x.json").read_text(), parse_constant=lambda c: 1 / 0)

@@ -89,7 +89,7 @@ class Metric:
             if not view.pair.multilabel or "labels" not in self.inputs or self.multilabel == "sets":
                 value = float(self.traced(view, rng))
             else:
-                value = self._over_labels(view, rng)
+                value = self.over_labels(view, rng)
         if not np.isfinite(value):
             remedy = "Leave it out for this source, and please report this."
             raise fail(f"metric {self.name}", f"its score is {value}", remedy)
@@ -125,7 +125,7 @@ class Metric:
             keywords["rng"] = rng
         return self.fn(*(getattr(view.pair, name) for name in self.inputs), **keywords)
 
-    def _over_labels(self, view: View, rng: jax.Array) -> float:
+    def over_labels(self, view: View, rng: jax.Array) -> float:
         """Returns the mean over the labels of a multi-label target."""
         total, count = 0.0, 0
         for part, size in label_views(view, columns=self.multilabel == "columns"):

@@ -15,7 +15,7 @@ from transferjax.types import TransferPair
 
 Share = Literal["scatter", "total", "gram", "within"]
 # These do not depend on the labels but through rounding: labels known for the same examples can share them.
-_OF_FEATURES_ALONE = ("total", "gram")
+OF_FEATURES_ALONE = ("total", "gram")
 
 
 class View:
@@ -79,7 +79,7 @@ def label_views(view: View, *, columns: bool) -> Iterator[tuple[View, int]]:
             if first is None:
                 first = part
             else:
-                for name in _OF_FEATURES_ALONE:
+                for name in OF_FEATURES_ALONE:
                     if name in first.__dict__:
                         part.__dict__[name] = first.__dict__[name]
             yield part, 1
