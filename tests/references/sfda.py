@@ -4,8 +4,8 @@ References:
   Shao, Zhao, Ge, Zhang, Yang, Wang, Shan and Luo (2022), "Not All Models Are Equal: Predicting Model Transferability in
   a Self-challenging Fisher Space", ECCV, https://arxiv.org/abs/2207.03036, equations (3) to (8).
 
-What reproduces the golden values of the published code to 1e-14: covariances divide by n; three times two steps of power
-iteration, whose estimate is x.A.y of the last two vectors; softmax twice in the first round, once in the second.
+What reproduces the golden values of the published code to 1e-14: covariances divide by n; three times two steps of
+power iteration, whose estimate is x.A.y of the last two vectors; softmax twice in the first round, once in the second.
 """
 
 from __future__ import annotations
