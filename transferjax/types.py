@@ -136,6 +136,8 @@ class TransferPair:
       logits: float [n, k], or None if the source has no head.
       gradients: or None if they were not asked for.
       num_classes: c; static.
+      max_class_size: no class has more examples than this; static, since it is the size of what a kernel holds of one
+        class. `class_size_bound` gives it; that of a pair is good for all parts of it that keep the classes.
       head: how logits become probabilities; static.
     """
 
@@ -144,6 +146,7 @@ class TransferPair:
     logits: jax.Array | None = None
     gradients: GradientStats | None = None
     num_classes: int = dataclasses.field(metadata={"static": True})
+    max_class_size: int = dataclasses.field(metadata={"static": True})
     head: Head = dataclasses.field(default="softmax", metadata={"static": True})
 
     @property
@@ -207,8 +210,23 @@ def make_pair(
         logits=None if logits is None else jnp.asarray(logits),
         gradients=gradients,
         num_classes=num_classes,
+        max_class_size=class_size_bound(labels),
         head=head,
     )
+
+
+def class_size_bound(labels: np.ndarray) -> int:
+    """Returns at most how many examples a class has: the largest class's size or, rounded up, up to an eighth more.
+
+    Rounded, since it is part of compiled programs, so that one example more or less compiles nothing again.
+
+    Args:
+      labels: int [n]; or [n, c] of a multi-label target, whose bound is n.
+    """
+    n = len(labels)
+    size = n if labels.ndim == 2 else int(np.bincount(labels).max())
+    step = 2 ** max(0, size.bit_length() - 4)
+    return min(n, -(-size // step) * step)
 
 
 def _check_labels(labels: np.ndarray, n: int, num_classes: int) -> None:

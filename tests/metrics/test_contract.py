@@ -211,7 +211,7 @@ def test_lowers_for_every_platform(name):
 
 @pytest.mark.parametrize("name", metrics.names())
 def test_a_pair_without_its_input_is_refused(name):
-    bare = TransferPair(features=None, labels=make().labels, num_classes=C)
+    bare = TransferPair(features=None, labels=make().labels, num_classes=C, max_class_size=N)
     missing = [i for i in metrics.get(name).inputs if i != "labels"]
     with pytest.raises(InputError, match=f"metric {name}: the pair has no {', '.join(missing)}"):
         score(name, bare)

@@ -19,7 +19,7 @@ from transferjax.metrics._view import Share, View, label_views
 from transferjax.types import TransferPair
 
 Input = Literal["features", "labels", "logits", "gradients"]
-Static = Literal["num_classes", "head"]
+Static = Literal["num_classes", "max_class_size", "head"]
 Multilabel = Literal["per_label", "columns", "sets", "refused"]
 Resampling = Literal["bootstrap", "half", "batches"]
 Invariance = Literal["rotation", "translation", "scaling"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax._linalg import Scatter, Spectrum, scatter, spectrum
-from transferjax.types import TransferPair
+from transferjax.types import TransferPair, class_size_bound
 
 Share = Literal["scatter", "total", "gram", "within"]
 # These do not depend on the labels but through rounding: labels known for the same examples can share them.
@@ -75,7 +75,9 @@ def label_views(view: View, *, columns: bool) -> Iterator[tuple[View, int]]:
             continue
         first = None
         for label in group:
-            part = View(dataclasses.replace(rows, labels=jnp.asarray(labels[known, label]), num_classes=2))
+            column = labels[known, label]
+            size = class_size_bound(column)
+            part = View(dataclasses.replace(rows, labels=jnp.asarray(column), num_classes=2, max_class_size=size))
             if first is None:
                 first = part
             else:

@@ -255,7 +255,7 @@ def _value(metric: Metric, view: View, key: jax.Array) -> jax.Array:
 
     def of_label(column: jax.Array) -> tuple[jax.Array, jax.Array]:
         labels, num_classes = (column[:, None], 1) if columns else (column, 2)
-        part = View(dataclasses.replace(pair, labels=labels, num_classes=num_classes))
+        part = View(dataclasses.replace(pair, labels=labels, num_classes=num_classes, max_class_size=len(labels)))
         part.__dict__.update(shared)
         return metric.traced(part, key), jnp.any(column == 0) & jnp.any(column == 1)
 
