@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from transferjax._validate import InputError
-from transferjax.combine import METHODS, SCENARIOS, combine, combine_table
+from transferjax.combine import METHODS, SCENARIOS, combine, combine_ncti, combine_table
 
 QUALITY = np.array([0.5, 0.7, 0.9, 0.6])
 RATIO = np.array([4.0, 2.0, 3.0, 1.0])
@@ -200,3 +200,18 @@ def test_table_of_bad_input(rows, words):
     with pytest.raises(InputError) as caught:
         combine_table(rows)
     assert words in str(caught.value)
+
+
+def test_ncti_by_hand():
+    seli, ncc, vc = [1.0, 3.0, 2.0], [0.5, 0.5, 0.5], [-4.0, -2.0, -3.0]
+    np.testing.assert_allclose(combine_ncti(seli, ncc, vc), [0, 2, 1])
+    np.testing.assert_allclose(combine_ncti(seli, ncc, vc, published=True), [1, 1, 1])
+
+
+def test_ncti_refuses_what_it_cannot_scale():
+    with pytest.raises(InputError, match="ncti_ncc: nan at position 1"):
+        combine_ncti([1, 2], [1, np.nan], [1, 2])
+    with pytest.raises(InputError, match=r"\[2, 2, 3\] values"):
+        combine_ncti([1, 2], [1, 2], [1, 2, 3])
+    with pytest.raises(InputError, match="at least two candidates"):
+        combine_ncti([1], [1], [1])

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"_validate"},
     {"_files", "types"},
-    {"_groups", "_linalg", "_mixture"},
+    {"_groups", "_linalg", "_mixture", "_pca"},
     {"metrics", "gradients", "models", "data", "evaluation", "published"},
     {"extraction", "streaming", "training", "combine"},
     {"ranking"},

@@ -1,4 +1,7 @@
-"""How feature quality and gradient ratio of one target's candidate sources become one score."""
+"""How scores of one target's candidate sources that belong together become one score.
+
+The paper's, of feature quality and gradient ratio; and NCTI, of its three terms.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from transferjax._validate import fail, one_of
 METHODS = ("product", "rank", "log")
 SCENARIOS = ("source_dataset", "architecture")
 INGREDIENTS = ("feature_quality", "gradient_ratio")
+NCTI = ("ncti", "ncti_published")
+NCTI_TERMS = ("ncti_seli", "ncti_ncc", "ncti_vc")
 
 
 def combine(
@@ -76,6 +81,38 @@ def combine(
             raise fail(name, f"{values[place]} at position {place} has no logarithm", "Choose another method.")
     logs = np.log(quality) + np.log(ratio)
     return -logs if inverted else logs
+
+
+def combine_ncti(seli: np.ndarray, ncc: np.ndarray, vc: np.ndarray, *, published: bool = False) -> np.ndarray:
+    """The neural-collapse transferability index of all s candidate sources of one target: the sum of its scaled terms.
+
+    Each term is scaled over the candidates to (x-min)/(max-min); one that is equal for all adds nothing. So scores, and
+    the order of two candidates, depend on which others are in the list.
+
+    Args:
+      seli: float [s], as `metrics.ncti` gives them.
+      ncc: likewise.
+      vc: likewise.
+      published: as the paper's tables were computed, which add log Σ of the nuclear norms, -`vc`, instead of
+        subtracting it.
+
+    Returns:
+      float64 [s] in 0..3, bigger is better.
+
+    Raises:
+      InputError: not one dimension, different lengths, fewer than two candidates, or values that are not finite.
+
+    References:
+      Wang, Luo, Zheng, Huang, Baktashmotlagh, 2023. How far pre-trained models are from neural collapse on the target
+      dataset informs their transferability. ICCV.
+    """
+    terms = [_checked(name, values) for name, values in zip(NCTI_TERMS, (seli, ncc, vc), strict=True)]
+    lengths = [len(term) for term in terms]
+    if len(set(lengths)) > 1:
+        raise fail(", ".join(NCTI_TERMS), f"{lengths} values", "Give as many of each.")
+    if published:
+        terms[2] = -terms[2]
+    return np.sum([_scaled(term, False) if term.min() < term.max() else 0 * term for term in terms], axis=0)
 
 
 def combine_table(

@@ -172,7 +172,13 @@ def test_names_of_classes_do_not_matter(name):
     np.testing.assert_allclose(score(name, renamed), score(name, pair), rtol=2e-5)
 
 
-@pytest.mark.parametrize("name", [n for n in metrics.names() if "labels" in metrics.get(n).inputs])
+# the third term of an index: probabilities that say nothing vary little, and score high by themselves
+UNSURE_IS_GOOD = {"ncti_vc", "ncti_vc_published"}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in metrics.names() if "labels" in metrics.get(n).inputs and n not in UNSURE_IS_GOOD]
+)
 def test_shuffled_labels_score_worse(name):
     pair = make(n=120)
     rng = np.random.default_rng(3)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf
 from sklearn.datasets import load_iris
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from tests.references import gbc, h_score, lfc, linear_probe, logme, nce, rankme, sfda
+from tests.references import gbc, h_score, lda, lfc, linear_probe, logme, nce, ncti, ped, rankme, sfda, transrate
 from transferjax import _linalg, metrics
 from transferjax._validate import InputError
 from transferjax.metrics.h_score import ledoit_wolf as our_ledoit_wolf
@@ -17,16 +18,23 @@ from transferjax.metrics.linear_probe import PENALTIES
 from transferjax.types import make_pair
 
 REFERENCES = {
+    "etran": lambda x, y, z: lda.lda(x, y, num_components=len(x) // 10) + lda.energy(z),
     "gbc": lambda x, y, z: gbc.gbc(x, y),
     "h_score": lambda x, y, z: h_score.h_score(x, y),
     "h_score_regularized": lambda x, y, z: h_score.h_score(x, y, regularized=True),
+    "lda": lambda x, y, z: lda.lda(x, y, num_components=len(x) // 10),
     "lfc": lambda x, y, z: lfc.lfc(x, y),
     "linear_probe": lambda x, y, z: linear_probe.linear_probe(x, y, PENALTIES),
     "logme": lambda x, y, z: logme.logme(x, y),
     "nce": lambda x, y, z: nce.nce(z, y),
+    "ncti_ncc": lambda x, y, z: ncti.terms(x, y)["ncc"],
+    "ncti_seli": lambda x, y, z: ncti.terms(x, y)["seli"],
+    "ncti_vc": lambda x, y, z: ncti.terms(x, y)["vc"],
+    "ped": lambda x, y, z: ped.ped(x, y),
     "rankme": lambda x, y, z: rankme.rankme(x),
     "sfda": lambda x, y, z: sfda.sfda(x, y, num_components=len(x) // 10),
     "sfda_published": lambda x, y, z: sfda.sfda(x, y),
+    "transrate": lambda x, y, z: transrate.transrate(x, y),
 }
 CASES = ("plain", "wide", "imbalanced", "absent class", "constant feature", "duplicated rows", "far from zero")
 
@@ -75,6 +83,46 @@ def test_sfda_published_value(metric_goldens, kind):
     with jax.enable_x64(True):
         wide = score("sfda_published", features.astype(np.float64), labels)
     np.testing.assert_allclose(wide, golden["sfda_float64"], rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["binary", "paper_size", "wide", "scaled", "imbalanced"])
+def test_ncti_published_values(metric_goldens, kind):
+    features, labels, _, golden = metric_goldens[kind]
+    np.testing.assert_allclose(score("ncti_seli_published", features, labels), golden["ncti_seli"], rtol=1e-3)
+    np.testing.assert_allclose(score("ncti_ncc_published", features, labels), golden["ncti_ncc"], rtol=1e-3)
+    np.testing.assert_allclose(score("ncti_vc_published", features, labels), -golden["ncti_log_vc"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.02, 0.1, 3.0])
+def test_ncti_with_more_and_less_shrinkage(scale):
+    """Of small features the covariance is shrunk by much (.98 at the smallest here), of large ones not at all."""
+    features, labels, _ = case("plain")
+    expected = ncti.terms(scale * features.astype(np.float64), labels)
+    with jax.enable_x64(True):
+        for term, value in expected.items():
+            np.testing.assert_allclose(
+                score(f"ncti_{term}", scale * features.astype(np.float64), labels), value, rtol=1e-8
+            )
+
+
+def test_lda_of_many_examples_is_scikit_learn_s():
+    features, labels, _ = case("plain")
+    features = 10 * features[:, :6].astype(np.float64)  # so large that next to nothing is shrunk; too few to be reduced
+    model = LinearDiscriminantAnalysis(solver="eigen").fit(features, labels)
+    shares = model.predict_proba(features)[np.arange(80), labels]
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(score("lda", features, labels), shares.mean(), rtol=1e-7)
+
+
+def test_ped_moves_classes_that_overlap():
+    features, labels, _ = case("plain")
+    shuffled = np.random.default_rng(0).permutation(labels)
+    assert np.abs(ped.moved(features, shuffled) - features).max() > 0.01
+    value = score("ped", features, shuffled)
+    np.testing.assert_allclose(value, ped.ped(features, shuffled), rtol=1e-5)
+    assert value > score("sfda", features, shuffled) + 1e-3
+    apart = features + 100 * np.eye(4, 12)[labels].astype(np.float32)
+    np.testing.assert_allclose(score("ped", apart, labels), score("sfda", apart, labels), rtol=1e-6)
 
 
 def test_h_score_of_iris():

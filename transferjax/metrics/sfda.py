@@ -10,9 +10,7 @@ import jax.numpy as jnp
 from transferjax import _linalg
 from transferjax._linalg import Scatter, Spectrum
 from transferjax.metrics._base import Metric, output_dtype
-
-# Examples per dimension that the guard asks for.
-EXAMPLES_PER_DIMENSION = 10
+from transferjax.metrics._fisher import EXAMPLES_PER_DIMENSION, FisherSpace, discriminant, fisher_space
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "examples_per_dimension"))
@@ -53,78 +51,48 @@ def sfda(
       Shao, Zhao, Ge, Zhang, Yang, Wang, Shan, Luo, 2022. Not all models are equal: predicting model transferability in
       a self-challenging Fisher space. https://arxiv.org/abs/2207.03036
     """
-    n, d = features.shape
     with jax.enable_x64(True):
         scatter = scatter or _linalg.scatter(features, labels, num_classes=num_classes)
-        points, ones, counts, means, within = scatter
-        present = counts > 0
-        log_priors = jnp.where(present, jnp.log(jnp.maximum(counts, 1) / n), -jnp.inf)
-        q = max(1, n // examples_per_dimension) if examples_per_dimension else d
-        if q < d:
-            total = total or _linalg.spectrum(scatter.total)
-            axes, centre = total.vectors[:, :q], scatter.mean
-            means = jnp.matmul(means - centre, axes, precision="highest")
-            within = jnp.matmul(axes.T, jnp.matmul(within, axes, precision="highest"), precision="highest")
-            d = min(q, len(total.values))
-
-            def reduced(rows: jax.Array) -> jax.Array:
-                return jnp.matmul(rows - centre, axes, precision="highest")
-        else:
-
-            def reduced(rows: jax.Array) -> jax.Array:
-                return rows
-
-        within = within / n
-        largest = jnp.linalg.eigvalsh(within)[-1] if examples_per_dimension else _estimated_eigenvalue(within, ones)
-        shrinkage = jnp.maximum(jnp.exp(-5 * largest), 1e-10)
-        first = _discriminant(within, means, shrinkage, d)
-        others = (jnp.sum(means, axis=0) - means) / jnp.maximum(jnp.sum(present) - 1, 1)
-
-        def share(rows: jax.Array, label: jax.Array, rule: tuple[jax.Array, jax.Array], *, twice: bool) -> jax.Array:
-            scores = jnp.matmul(rows, rule[0].T, precision="highest") - rule[1] + log_priors
-            shares = jax.nn.softmax(scores, axis=1)
-            if twice:
-                shares = jax.nn.softmax(jnp.where(present, shares, -jnp.inf), axis=1)
-            return jnp.take_along_axis(shares, label[:, None], axis=1)[:, 0]
-
-        def challenged(rows: jax.Array, label: jax.Array) -> jax.Array:
-            rows = reduced(rows)
-            own = share(rows, label, first, twice=True)[:, None]
-            return own * rows + (1 - own) * others[label]
-
-        _, means, within = _linalg.class_scatter(points, labels, num_classes=num_classes, change=challenged)
-        second = _discriminant(within / n, means, shrinkage, d)
-
-        def add(state: jax.Array, rows: jax.Array, counted: jax.Array, label: jax.Array) -> jax.Array:
-            return state + jnp.sum(counted * share(challenged(rows, label), label, second, twice=False))
-
-        return (_linalg.fold_rows(add, jnp.float64(0.0), points, labels) / n).astype(output_dtype(features))
+        d = features.shape[1]
+        space = fisher_space(scatter, total, d, examples_per_dimension=examples_per_dimension)
+        return self_challenged(space, scatter.points, labels, num_classes=num_classes).astype(output_dtype(features))
 
 
-def _estimated_eigenvalue(matrix: jax.Array, ones: jax.Array) -> jax.Array:
-    """Returns the authors' estimate: three double steps of power iteration from the matrix's row sums."""
+def self_challenged(
+    space: FisherSpace, points: jax.Array, labels: jax.Array, *, num_classes: int, moves: jax.Array | None = None
+) -> jax.Array:
+    """Returns the mean share of the true class after the challenge, float64.
 
-    def step(vector: jax.Array) -> jax.Array:
-        product = matrix @ vector
-        return product / jnp.maximum(jnp.linalg.norm(product), jnp.finfo(jnp.float64).tiny)
-
-    after = matrix @ ones
-    for _ in range(3):
-        before = step(after)
-        after = step(before)
-    return after @ matrix @ before
-
-
-def _discriminant(within: jax.Array, means: jax.Array, shrinkage: jax.Array, d: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the weights [c, r] and offsets [c] of the classes' scores: S⁻¹·m and m·S⁻¹·m/2, S the shrunk covariance.
-
-    All d eigenvectors of the authors' generalised problem together are just S⁻¹, so none is computed.
+    Args:
+      space: where the discriminants are fitted.
+      points: [n, r], the examples, as `space.reduced` takes them.
+      labels: int [n].
+      num_classes: c.
+      moves: [c, r], added to the examples of each class beforehand (`space` knows of it); None for none.
     """
-    floor = 1e-14 * jnp.sum(means**2) / means.size + 1e-200  # for classes without any spread
-    ridge = shrinkage * jnp.trace(within) / d + floor
-    shrunk = (1 - shrinkage) * within + ridge * jnp.eye(len(within))
-    weights = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(shrunk, lower=True), means.T).T
-    return weights, jnp.sum(means * weights, axis=1) / 2
+    first = discriminant(space.within, space.means, space.shrinkage, space.num_dimensions)
+    present = jnp.isfinite(space.log_priors)
+    others = (jnp.sum(space.means, axis=0) - space.means) / jnp.maximum(jnp.sum(present) - 1, 1)
+
+    def share(rows: jax.Array, label: jax.Array, rule: tuple[jax.Array, jax.Array], *, twice: bool) -> jax.Array:
+        shares = jax.nn.softmax(space.class_scores(rows, rule), axis=1)
+        if twice:
+            shares = jax.nn.softmax(jnp.where(present, shares, -jnp.inf), axis=1)
+        return jnp.take_along_axis(shares, label[:, None], axis=1)[:, 0]
+
+    def challenged(rows: jax.Array, label: jax.Array) -> jax.Array:
+        rows = space.reduced(rows if moves is None else rows + moves[label])
+        own = share(rows, label, first, twice=True)[:, None]
+        return own * rows + (1 - own) * others[label]
+
+    _, means, within = _linalg.class_scatter(points, labels, num_classes=num_classes, change=challenged)
+    n = len(points)
+    second = discriminant(within / n, means, space.shrinkage, space.num_dimensions)
+
+    def add(state: jax.Array, rows: jax.Array, counted: jax.Array, label: jax.Array) -> jax.Array:
+        return state + jnp.sum(counted * share(challenged(rows, label), label, second, twice=False))
+
+    return _linalg.fold_rows(add, jnp.float64(0.0), points, labels) / n
 
 
 METRICS = (
