@@ -38,15 +38,34 @@ def test_published_value(metric_goldens, case, name):
     np.testing.assert_allclose(value, golden[name.removesuffix("_published")], rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", ["leep", "logme_published"])
-def test_published_value_from_float64(metric_goldens, case, name):
+# The golden value of `scaled` differs by 6.5e-8 from exact arithmetic, with which ours and the reference agree (below):
+# it was computed with something rounded to single precision, which none of 170 ways of rounding tried reproduces.
+OFF = pytest.mark.xfail(strict=True, reason="leep's golden value of `scaled` holds 7 digits")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[OFF] * (case == "scaled")) for case in CASES])
+def test_published_leep_from_float64(metric_goldens, case):
     features, labels, logits, golden = metric_goldens[case]
     with jax.enable_x64(True):
-        value = score(name, features.astype(np.float64), labels, logits=logits.astype(np.float64))
-    # the published softmax of `scaled` was rounded to float32: the reference in tests/references differs by as much
-    rtol = 1e-7 if (case, name) == ("scaled", "leep") else 1e-8
-    np.testing.assert_allclose(value, golden[name.removesuffix("_published")], rtol=rtol)
+        value = score("leep", features.astype(np.float64), labels, logits=logits.astype(np.float64))
+    np.testing.assert_allclose(value, golden["leep"], rtol=1e-8)
+
+
+def test_leep_of_scaled_is_the_reference(metric_goldens):
+    features, labels, logits, golden = metric_goldens["scaled"]
+    with jax.enable_x64(True):
+        value = score("leep", features.astype(np.float64), labels, logits=logits.astype(np.float64))
+    reference = leep_reference.leep(leep_reference.softmax(logits.astype(np.float64)), labels)
+    np.testing.assert_allclose(value, reference, rtol=1e-12)
+    np.testing.assert_allclose(value, golden["leep"], rtol=7e-8)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_published_logme_from_float64(metric_goldens, case):
+    features, labels, _, golden = metric_goldens[case]
+    with jax.enable_x64(True):
+        value = score("logme_published", features.astype(np.float64), labels)
+    np.testing.assert_allclose(value, golden["logme"], rtol=1e-8)
 
 
 @pytest.mark.parametrize("case", CASES)
