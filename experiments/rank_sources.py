@@ -11,7 +11,9 @@ From the repository:
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -31,12 +33,16 @@ _SOURCES = flags.DEFINE_list(
     "Demo sources, files as <architecture>:<path>.safetensors, or files written by transferjax; separated by commas. "
     "Default: all demo sources but the target's own.",
 )
-_METRICS = flags.DEFINE_list("metrics", list(DEFAULT_METRICS), f"From: {', '.join(metrics.names())}.")
+_METRICS = flags.DEFINE_list(
+    "metrics", list(DEFAULT_METRICS), f"From: {', '.join([*metrics.OVER_CANDIDATES, *metrics.names()])}."
+)
 _SCENARIO = flags.DEFINE_string(
     "scenario", "source_dataset", "source_dataset, or architecture (both parts of the combined score inverted)."
 )
 _METHOD = flags.DEFINE_string("combine", "product", f"How the combined score is made: {', '.join(METHODS)}.")
-_MAX_EXAMPLES = flags.DEFINE_integer("max_examples_per_class", 100, "Of the target, at least 6.")
+_MAX_EXAMPLES = flags.DEFINE_integer(
+    "max_examples_per_class", 100, "Of the target, at least 6; if an example can have several labels, with each label."
+)
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Height and width to bring the target's images to.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochastic metrics.")
 _BOOTSTRAP = flags.DEFINE_integer(
@@ -66,16 +72,28 @@ def main(_argv: list[str]) -> None:
     tables.write_csv(table, workdir / "ranking.csv")
     tables.write_json(table, workdir / "ranking.json")
     plots.plot_ranking(table, workdir / "ranking.png")
-    seen = table.details["target"]
-    print(f"Target {dataset.name}: {seen['examples']} training images of {dataset.num_classes} classes.\n")
+    print(_described(table.details["target"]), end="\n\n")
     print(tables.ranking_text(table), end="\n\n")
+    kind = "random" if dataset.labels.ndim == 2 else "stratified"
     for metric, size in table.details["metrics_on_a_subsample"].items():
-        print(f"{metric} was computed on a stratified subsample of about {size} images.")
+        print(f"{metric} was computed on a {kind} subsample of about {size} images.")
     still = [str(name) for name, ratio in table.wide().get("gradient_ratio", {}).items() if ratio == 0]
     if still:
         print(f"gradient_ratio is 0, since no triple of any batch had a loss, for: {', '.join(still)}.")
     print(tables.verdict(table))
     print(f"\nWrote ranking.csv, ranking.json and ranking.png to {workdir} in {time.perf_counter() - start:.0f} s.")
+
+
+def _described(target: Mapping[str, Any]) -> str:
+    """Returns what was ranked for: how many images and classes, or labels, and which labels were left out."""
+    count = len(target["class_names"])
+    if target["task"] != "multilabel":
+        return f"Target {target['name']}: {target['examples']:,} training images of {count} classes."
+    text = f"Target {target['name']}: {target['examples']:,} training images with {count} label{'s' * (count > 1)}."
+    few = [f"{name} ({n['with']} with, {n['without']} without)" for name, n in target["labels_left_out"].items()]
+    if few:
+        text += f"\nLeft out, since fewer than {data.MIN_PER_CLASS} images have or lack them: {', '.join(few)}."
+    return text
 
 
 if __name__ == "__main__":

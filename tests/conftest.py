@@ -17,8 +17,11 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
     """Programs compiled by one test are there for the others, and for the scripts that they start."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # for all workers the same
+        folder = folder.parent
     settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+        "jax_compilation_cache_dir": str(folder / "compiled"),
         "jax_persistent_cache_min_compile_time_secs": 0.5,
     }
     for name, value in settings.items():

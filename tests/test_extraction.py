@@ -150,6 +150,27 @@ def test_the_cache_knows_what_it_depends_on(source, tmp_path, runs):
     assert len(list(tmp_path.iterdir())) == len(runs)
 
 
+def test_several_labels(source, tmp_path, runs):
+    """One each is as classes are; if another is more alike, so is the gradient; if it is unknown, there is none."""
+    target = make_target()
+    sets = np.eye(3, dtype=np.int8)[target.labels]
+    classes = extract(source, target)
+    one_each = extract(source, dataclasses.replace(target, labels=sets, task="multilabel"), cache_dir=tmp_path)
+    assert one_each.multilabel
+    assert one_each.num_classes == 3
+    np.testing.assert_array_equal(one_each.labels, sets)
+    np.testing.assert_allclose(one_each.gradients.batch_norms, classes.gradients.batch_norms, rtol=1e-4, atol=1e-8)
+    found = [one_each.gradients.batch_norms]
+    for first in ([0, 1, 0], [-1, -1, -1]):
+        changed = np.concatenate([[first], sets[1:]]).astype(np.int8)
+        pair = extract(source, dataclasses.replace(target, labels=changed, task="multilabel"), cache_dir=tmp_path)
+        found.append(pair.gradients.batch_norms)
+        np.testing.assert_array_equal(found[-1][1:], found[0][1:])
+    assert len(runs) == 4
+    assert found[0][0, 0] != found[1][0, 0] > 0
+    assert not np.any(found[2][0])
+
+
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "other"])
 def test_a_damaged_cache_file_is_computed_again(source, tmp_path, runs, damage):
     target = make_target()

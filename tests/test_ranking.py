@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 
 import transferjax
+from tests.metrics.test_contract import count_compilations
 from transferjax import InputError, metrics, models, ranking
-from transferjax.combine import combine
+from transferjax.combine import combine, combine_ncti
 from transferjax.report import tables
 from transferjax.types import ScoreTable, TargetDataset
 
@@ -50,6 +52,19 @@ def test_combined_is_made_of_the_two(table):
     assert wide["combined"].is_monotonic_decreasing
 
 
+def test_ncti_is_made_of_its_terms(sources, target):
+    names = ["ncti_published", "ncti", "ncti_ncc"]
+    wide = transferjax.rank_sources(sources, target, metrics=names, bootstrap=20).wide()
+    terms = ("ncti_seli", "ncti_ncc", "ncti_vc")
+    made = ["ncti_published", *(f"{term}_published" for term in terms), "ncti", *terms]
+    assert list(wide.columns[:8]) == made
+    np.testing.assert_allclose(wide["ncti"], combine_ncti(*(wide[term] for term in terms)))
+    published = (wide[f"{term}_published"] for term in terms)
+    np.testing.assert_allclose(wide["ncti_published"], combine_ncti(*published, published=True))
+    with pytest.raises(InputError, match=r"'ncti' is scaled over several candidates.*ncti_seli, ncti_ncc, ncti_vc"):
+        metrics.get("ncti")
+
+
 def test_details_tell_how_it_was_made(table, sources, target):
     details = table.details
     assert details["seed"] == 0
@@ -57,7 +72,9 @@ def test_details_tell_how_it_was_made(table, sources, target):
     assert details["target"] | {"hash": ""} == {
         "name": "made",
         "examples": 36,
+        "task": "multiclass",
         "class_names": ["a", "b", "c"],
+        "labels_left_out": {},
         "image_size": [28, 28],
         "hash": "",
     }
@@ -93,6 +110,69 @@ def test_without_the_two_parts_the_first_metric_leads(sources, target, monkeypat
     assert list(table.wide().columns[:2]) == ["knn", "leep"]
     assert table.details["lead"] is None
     assert tables.verdict(table).startswith(f"By knn alone, fine-tune {table.wide().index[0]} ")
+
+
+@pytest.fixture(scope="module")
+def several_labels(target):
+    """Three labels that come together, one that few have, some missing."""
+    rng = np.random.default_rng(0)
+    labels = np.column_stack([np.eye(3)[target.labels] + (rng.random((36, 3)) < 0.2) > 0, np.arange(36) < 5])
+    labels = labels.astype(np.int8)
+    labels[::7, 1] = -1
+    names = ("mass", "nodule", "effusion", "hernia")
+    return dataclasses.replace(target, labels=labels, class_names=names, task="multilabel")
+
+
+def test_several_labels(sources, several_labels):
+    found = transferjax.rank_sources(sources[:2], several_labels, metrics=["logme", "knn"])
+    seen = found.details["target"]
+    assert seen["task"] == "multilabel"
+    assert seen["class_names"] == ["mass", "nodule", "effusion"]
+    assert seen["labels_left_out"] == {"hernia": {"with": 5, "without": 31}}
+    without_it = dataclasses.replace(
+        several_labels, labels=several_labels.labels[:, :3], class_names=several_labels.class_names[:3]
+    )
+    again = transferjax.rank_sources(sources[:2], without_it, metrics=["logme", "knn"])
+    pd.testing.assert_frame_equal(again.rows, found.rows, check_exact=True)
+    few = transferjax.rank_sources(sources[:2], several_labels, metrics=["knn"], max_examples_per_class=6)
+    assert 12 <= few.details["target"]["examples"] < 36
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"metrics": ["knn", "logme_published", "leep_published"]},
+            r"metric logme_published: it is not defined for multi-label targets.* The same holds for: leep_published\.",
+        ),
+        (
+            {"metrics": ["knn", "leep"], "bootstrap": 20},
+            r"bootstrap of leep: labels are missing \(-1\).* Leave it out, or the examples with missing labels\.$",
+        ),
+        ({"metrics": ["sfda_published"], "bootstrap": 20}, "metric sfda_published: it is not defined for multi-label"),
+    ],
+)
+def test_what_several_labels_do_not_allow_is_said_before_any_work(
+    sources, several_labels, options, message, monkeypatch
+):
+    monkeypatch.setattr(ranking, "extract", lambda *_args, **_kwargs: pytest.fail("a source was run"))
+    with pytest.raises(InputError, match=message):
+        transferjax.rank_sources(sources, several_labels, **options)
+
+
+def test_ten_sources_compile_no_more_than_two(target):
+    """Sources of one architecture share every program: those of the network and those of the metrics."""
+    ten = [models.random_source(f"s{i}", "resnet18", num_classes=4, seed=i, width=4) for i in range(10)]
+    counts = []
+    for sources in (ten, ten[:2]):
+        jax.clear_caches()
+        with count_compilations() as seen:
+            transferjax.rank_sources(sources, target)
+        counts.append(len(seen))
+    assert counts[0] == counts[1] > 0
+    with count_compilations() as seen:
+        transferjax.rank_sources(ten, target, seed=1)
+    assert not seen
 
 
 @pytest.mark.parametrize(
@@ -213,7 +293,8 @@ def test_combined_intervals_are_of_the_combined_resamples():
     }
     scores = pd.Series([0.1, 0.9, 2.0], index=names)
     for method in ("product", "log"):
-        found = ranking._combined_intervals(scores, intervals, scenario="source_dataset", method=method)
+        way = functools.partial(combine, method=method)
+        found = ranking._combined_intervals(scores, intervals, ranking.combine.INGREDIENTS, way)
         for i in range(40):
             expected = combine(*(drawn[i] for drawn in parts.values()), method=method)
             np.testing.assert_allclose([found[name].resamples[i] for name in names], expected)

@@ -38,7 +38,7 @@ def randomized_components(
     centred = features.astype(jnp.float64)
     centred = centred - jnp.mean(centred, axis=0)
     matrix = centred if n >= d else centred.T
-    start = np.random.RandomState(seed).normal(size=(matrix.shape[1], k + _OVERSAMPLES))  # noqa: NPY002
+    start = np.random.RandomState(seed).normal(size=(matrix.shape[1], k + _OVERSAMPLES))
     # scikit-learn keeps the directions apart by LU factors; any basis of the same space gives the same result
     basis = jnp.asarray(start)
     for _ in range(iterations):

@@ -14,7 +14,6 @@ from transferjax._validate import fail, one_of
 METHODS = ("product", "rank", "log")
 SCENARIOS = ("source_dataset", "architecture")
 INGREDIENTS = ("feature_quality", "gradient_ratio")
-NCTI = ("ncti", "ncti_published")
 NCTI_TERMS = ("ncti_seli", "ncti_ncc", "ncti_vc")
 
 

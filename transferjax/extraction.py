@@ -48,7 +48,8 @@ def extract(
 
     Args:
       source: the network.
-      target: n images; shuffled, so that batches mix classes (`data.subsample` does that).
+      target: n images; shuffled, so that batches mix classes (`data.subsample` does that). Of a multi-label target the
+        triplet loss compares label sets.
       gradients: whether to take the gradient norms too.
       batch_size: of the forward pass if no gradients are taken.
       cache_dir: folder of cache files; None for no cache. A file that is damaged or belongs to other inputs is not
@@ -135,7 +136,7 @@ def _forward_backward(
     kernels: tuple[tuple[str, ...], ...],
     normalization: Normalization,
 ) -> tuple[jax.Array, jax.Array]:
-    """Images uint8 [b, h, w, 3], labels [b] → features [b, d], gradient norms [l]."""
+    """Images uint8 [b, h, w, 3], labels [b] or [b, c] → features [b, d], gradient norms [l]."""
     params = traverse_util.flatten_dict(variables["params"])
 
     def embed(leaves: tuple[jax.Array, ...]) -> jax.Array:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from transferjax import combine, data, metrics, models
 from transferjax._validate import InputError, fail, one_of
 from transferjax.evaluation import static
 from transferjax.extraction import extract
-from transferjax.metrics.bootstrap import MIN_RESAMPLES, Interval, probability_beats, probability_best
+from transferjax.metrics.bootstrap import MIN_RESAMPLES, Interval, check_labels, probability_beats, probability_best
 from transferjax.types import SCORE_COLUMNS, ScoreTable, SourceModel, TargetDataset
 
 DEFAULT_METRICS = ("feature_quality", "gradient_ratio", "leep", "logme", "knn")
@@ -44,13 +45,16 @@ def rank_sources(
     Args:
       sources: at least two; names and files as `transferjax.models.load` takes them, or sources.
       target: a name, a file, a folder as `transferjax.data.load` takes them (its training split), or a data set.
-      metrics: see `transferjax.metrics.names()`. With `feature_quality` and `gradient_ratio` among them, the first
+      metrics: see `transferjax.metrics.names()`; and `ncti`, `ncti_published`, which are computed over all sources from
+        their three terms. With `feature_quality` and `gradient_ratio` among them, the first
         metric of the result is `combined`, the paper's score; without, the first of them leads.
       scenario: `"source_dataset"`: one architecture, several data sets it was trained on. `"architecture"`: several
         architectures trained on natural images, for a medical target; there both parts of the combined score are
         inverted, as published.
       method: how the two parts are combined, see `transferjax.combine.combine`.
-      max_examples_per_class: of the target, at least 6; None for all.
+      max_examples_per_class: of the target, at least 6; None for all. Of a multi-label target, as many are drawn with
+        each label, without it, and without any, see `transferjax.data.subsample`; labels that fewer than 6 examples
+        have, or have not, are left out and listed in `details["target"]`.
       image_size: make the target's images this high and wide; None to take them as they are, all of one size.
       seed: of the draw of examples and of stochastic metrics, from 0 to 2**32 - 1.
       bootstrap: how many resamples of the target's examples tell how sure each score is, at least 20 (see
@@ -79,11 +83,12 @@ def rank_sources(
             raise fail(argument, f"{value!r} is one string", f"Give a list: [{value!r}].")
     if not metrics:
         raise fail("metrics", "none given", "Name at least one.")
-    chosen = list(dict.fromkeys(metrics))
+    chosen = _parts(metrics)
     needs_gradients = any("gradients" in _metric(name).inputs for name in chosen)
     loaded = _load(sources)
-    dataset = data.load(target, image_size=image_size)
+    dataset, left_out = data.leave_out_rare_labels(data.load(target, image_size=image_size))
     dataset = data.subsample(dataset, max_examples_per_class, rng=np.random.default_rng(seed))
+    _check_metrics(chosen, dataset.labels, bootstrap=bool(bootstrap))
 
     scores: dict[str, dict[str, float]] = {}
     intervals: dict[str, dict[str, Interval]] = {}  # metric → source → interval
@@ -112,6 +117,14 @@ def rank_sources(
             subsampled[name] = limit
 
     table = pd.DataFrame.from_dict(scores, orient="index")
+    for name in dict.fromkeys(metrics):
+        if name in _OVER_CANDIDATES:
+            terms = _OVER_CANDIDATES[name]
+            way = functools.partial(combine.combine_ncti, published=name.endswith("_published"))
+            values = pd.Series(way(*(table[term].to_numpy() for term in terms)), index=table.index)
+            table.insert(list(table.columns).index(terms[0]), name, values)
+            if bootstrap:
+                intervals[name] = _combined_intervals(table[name], intervals, terms, way)
     lead = None
     if set(combine.INGREDIENTS) <= set(chosen):
         parts = [table[name].to_numpy() for name in combine.INGREDIENTS]  # in the order that `combine` takes them
@@ -121,7 +134,9 @@ def rank_sources(
         table.insert(0, COMBINED, combine.combine(*parts, scenario=scenario, method=method))
         lead = _lead(list(table.index), parts, scenario=scenario, method=method)
         if bootstrap:
-            intervals[COMBINED] = _combined_intervals(table[COMBINED], intervals, scenario=scenario, method=method)
+            way = functools.partial(combine.combine, scenario=scenario, method=method)
+            floor = np.finfo(np.float64).tiny if method == "log" else -np.inf  # 0 has no logarithm: it comes last
+            intervals[COMBINED] = _combined_intervals(table[COMBINED], intervals, combine.INGREDIENTS, way, floor)
     details = {
         "scenario": scenario,
         "method": method,
@@ -130,7 +145,9 @@ def rank_sources(
         "target": {
             "name": dataset.name,
             "examples": len(dataset),
+            "task": dataset.task,
             "class_names": list(dataset.class_names),
+            "labels_left_out": {name: {"with": has, "without": lacks} for name, (has, lacks) in left_out.items()},
             "image_size": list(dataset.images.shape[1:3]),
             "hash": data.content_hash(dataset),
         },
@@ -149,6 +166,28 @@ def rank_sources(
 _metric = metrics.get
 _score = metrics.score
 _bootstrap = metrics.bootstrap
+_OVER_CANDIDATES = metrics.OVER_CANDIDATES
+
+
+def _parts(names: Iterable[str]) -> list[str]:
+    """Returns the metrics to compute: as asked for, but the parts in the place of what is made of them."""
+    return list(dict.fromkeys(part for name in names for part in _OVER_CANDIDATES.get(name, (name,))))
+
+
+def _check_metrics(names: list[str], labels: np.ndarray, *, bootstrap: bool) -> None:
+    """Raises `InputError` if a metric refuses labels [n] or [n, c], before any source is run."""
+    refused: dict[str, InputError] = {}
+    for name in names:
+        try:
+            if bootstrap:
+                check_labels(_metric(name), labels)
+            else:
+                _metric(name).check_labels(labels)
+        except InputError as error:
+            refused[name] = error
+    if refused:
+        first, *others = refused
+        raise InputError(f"{refused[first]}{' The same holds for: ' + ', '.join(others) + '.' if others else ''}")
 
 
 def _finite(scores: dict[str, float], source: str) -> None:
@@ -188,25 +227,31 @@ def _tidy(table: pd.DataFrame, target: str, intervals: dict[str, dict[str, Inter
 
 
 def _combined_intervals(
-    scores: pd.Series, intervals: dict[str, dict[str, Interval]], *, scenario: str, method: str
+    scores: pd.Series,
+    intervals: dict[str, dict[str, Interval]],
+    names: Sequence[str],
+    way: Callable[..., np.ndarray],
+    floor: float = -np.inf,
 ) -> dict[str, Interval]:
-    """Combines the two parts of all sources in each resample.
+    """Combines the parts of all sources in each resample.
 
     The parts' resamples are centred on their scores already, so the combined ones are taken as they come; an interval
-    is widened where it would leave its score out. Examples and batches are drawn independently of each other.
+    is widened where it would leave its score out. Parts of different schemes are drawn independently of each other.
+
+    Args:
+      scores: source → the combined score.
+      intervals: metric → source → interval.
+      names: of the parts, in the order that `way` takes them.
+      way: combines the parts, each [s], to [s].
+      floor: smaller values of a part are raised to it.
     """
-    parts = [
-        np.stack([intervals[name][source].resamples for source in scores.index], axis=1) for name in combine.INGREDIENTS
-    ]
-    if method == "log":  # a resample with a ratio of 0 is the lowest of all, and is to stay a number
-        parts = [np.maximum(part, np.finfo(np.float64).tiny) for part in parts]
-    combined = np.stack(
-        [combine.combine(*resample, scenario=scenario, method=method) for resample in zip(*parts, strict=True)]
-    )
+    parts = [np.stack([intervals[name][source].resamples for source in scores.index], axis=1) for name in names]
+    parts = [np.maximum(part, floor) for part in parts]
+    combined = np.stack([way(*resample) for resample in zip(*parts, strict=True)])
     lower, upper = np.quantile(combined, (0.025, 0.975), axis=0)
     values = scores.to_numpy()
     lower, upper = np.minimum(lower, values), np.maximum(upper, values)
-    scheme = intervals[combine.INGREDIENTS[0]][str(scores.index[0])].scheme
+    scheme = intervals[names[0]][str(scores.index[0])].scheme
     return {
         str(source): Interval(float(values[i]), float(lower[i]), float(upper[i]), combined[:, i], scheme)
         for i, source in enumerate(scores.index)
@@ -218,12 +263,13 @@ def _uncertainty(metric: str, intervals: dict[str, dict[str, Interval]]) -> dict
     names = list(intervals[metric])
     resamples = np.stack([intervals[metric][name].resamples for name in names], axis=1)
     best, beats = probability_best(resamples), probability_beats(resamples)
+    made = (COMBINED, *_OVER_CANDIDATES)
     order = np.argsort(-best, kind="stable")
     return {
         "num_resamples": len(resamples),
         "level": 0.95,
         "metric": metric,
-        "schemes": {name: next(iter(known.values())).scheme for name, known in intervals.items() if name != COMBINED},
+        "schemes": {name: next(iter(known.values())).scheme for name, known in intervals.items() if name not in made},
         "probability_best": {names[i]: float(best[i]) for i in order},
         "probability_beats": {names[i]: {names[j]: float(beats[i, j]) for j in order if j != i} for i in order},
     }

@@ -103,9 +103,29 @@ def test_a_data_set_is_checked():
     assert loaded.task == "binary"
     assert "mine, labels: too few examples per class ('c' has 0)" in message(dataset(class_names=("a", "b", "c")))
     assert "mine, labels: 1 at example 1 is out of range" in message(dataset(class_names=("a",)))
-    assert "several labels per image" in message(dataset(labels=np.zeros((12, 3), np.int8), task="multilabel"))
     assert "mine, images: float32 instead of uint8" in message(dataset(images=np.zeros((12, 4, 6, 3), np.float32)))
     assert "mine: 11 images, 12 labels" in message(dataset(images=np.zeros((11, 4, 6, 3), np.uint8)))
+
+
+def test_a_data_set_of_several_labels_is_checked():
+    labels = np.stack([np.arange(12) % 2, np.arange(12) % 3 > 0], axis=1).astype(int)
+    for task in ("multiclass", "multilabel"):  # the labels tell, even if the task was forgotten
+        loaded = data.load(dataset(labels=labels, task=task))
+        assert (loaded.task, loaded.labels.dtype) == ("multilabel", np.int8)
+        assert data.content_hash(loaded) == data.content_hash(dataset(labels=labels.astype(np.int8)))
+    other = labels.copy()
+    other[3, 1] = -1
+    assert data.content_hash(dataset(labels=other)) != data.content_hash(dataset(labels=labels))
+    one_hot = np.eye(2, dtype=int)[np.arange(12) % 2]
+    text = message(dataset(labels=one_hot))
+    assert "mine, labels: one-hot, every example has exactly one of 2 labels" in text
+    assert "labels.argmax(axis=1); or set task='multilabel'." in text
+    assert data.load(dataset(labels=one_hot, task="multilabel")).num_classes == 2
+    single = data.load(dataset(labels=labels[:, :1], class_names=("a",), task="multilabel"))
+    assert single.labels.shape == (12, 1)
+    assert "mine, labels: shape [12]. Give one column per label: [n, c]." in message(dataset(task="multilabel"))
+    assert "mine, labels: 2 columns, but 3 class names" in message(dataset(labels=labels, class_names=("a", "b", "c")))
+    assert "mine, labels: -2 at example 0, column 0" in message(dataset(labels=labels - 2))
 
 
 def test_image_size(tmp_path):

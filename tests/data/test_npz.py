@@ -203,7 +203,6 @@ def changed(index, value, dtype=float):
         (changed(6, 2**40, int), "train_labels: 1099511627776 is too big"),
         (changed(6, 1e30), "train_labels: 1e+30 at example 6 is no class number"),
         (np.array(["a", "b", "c"] * 6), "train_labels: <U1 holds no numbers"),
-        (np.zeros((N, 14), int), "train_labels: shape [18, 14]: several labels per image are not supported yet"),
         (np.zeros((N, 1, 1), int), "train_labels: shape [18, 1, 1]. Give one class number per image"),
         (np.array(1), "train_labels: shape []. Give one class number"),
         (np.zeros(0, int), "train_labels: shape [0] is empty"),
@@ -219,7 +218,81 @@ def test_bad_labels(save, labels, expected):
     assert expected in message(save(train_labels=labels))
 
 
+SETS = np.stack([np.arange(N) % 2, np.arange(N) % 3 == 0, np.zeros(N)], axis=1).astype(np.uint8)  # as MedMNIST's
+
+
+def sets(index=None, value=None, dtype=int):
+    labels = SETS.astype(dtype)
+    if index is not None:
+        labels[index] = value
+    return labels
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, bool])
+def test_several_columns_are_several_labels(save, dtype):
+    dataset = load_npz(save(train_labels=sets(dtype=dtype), test_labels=sets()))
+    assert (dataset.task, dataset.num_classes, dataset.class_names) == ("multilabel", 3, ("0", "1", "2"))
+    assert dataset.labels.dtype == np.int8
+    np.testing.assert_array_equal(dataset.labels, SETS)
+
+
+def test_missing_labels_and_names_of_labels(save):
+    labels = sets((slice(0, 4), 1), -1.0, float)
+    names = ["mass", "effusion", "hernia"]
+    dataset = load_npz(save(train_labels=labels, test_labels=sets(), class_names=np.array(names)))
+    assert dataset.class_names == tuple(names)
+    assert dataset.labels[:5].tolist() == [[0, -1, 0], [1, -1, 0], [0, -1, 0], [1, -1, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (sets((4, 2), 2), "train_labels: 2 at example 4, column 2. Labels in several columns are 0, 1, or -1 for a m"),
+        (sets((4, 2), -2), "train_labels: -2 at example 4, column 2. Labels"),
+        (sets((4, 1), 0.5, float), "train_labels: 0.5 at example 4, column 1. Labels"),
+        (sets((4, 1), np.nan, float), "train_labels: nan at example 4, column 1. Labels in several columns are"),
+        (sets((4, 1), np.nan, float), "-1 for a missing one: numpy.nan_to_num(labels, nan=-1)."),
+        (sets((4, 1), np.inf, float), "train_labels: inf at example 4, column 1"),
+        (sets((4, 1), 255, np.uint8), "save them as int8, uint8 makes 255 of -1."),
+        (SETS.astype(str), "train_labels: <U3 holds no numbers. Give 0, 1, or -1"),
+        (sets((slice(3, 5),), -1), "train_labels: 2 of 18 examples have no known label, only -1 (first example 3). L"),
+        (sets()[:0], "train_labels: shape [0, 3] is empty"),
+        (sets()[:, :0], "train_labels: shape [18, 0]. Give one class number per image"),
+        (sets()[1:], "cells.npz: 18 train_images, 17 train_labels. Give one row of labels per image."),
+        (0 * sets(), "train_labels: no label has 6 examples with it and as many without it ('0': 0 with, 18 w"),
+    ],
+)
+def test_bad_label_sets(save, labels, expected):
+    assert expected in message(save(train_labels=labels, test_labels=sets()))
+
+
+def test_splits_agree_on_the_columns(save):
+    assert "test_labels: 2 columns, but 3 class names. Give one column and one name per label." in message(
+        save(train_labels=sets(), test_labels=sets()[:, :2])
+    )
+    assert "test_labels: shape [18]. Give one column per label" in message(
+        save(train_labels=sets(), test_labels=sets()[:, 0])
+    )
+    assert "test_labels: shape [18, 3]. Give one class number per image" in message(save(test_labels=sets()))
+    assert "train_labels: 3 columns, but 2 class names" in message(
+        save(train_labels=sets(), test_labels=sets(), class_names=np.array(["a", "b"]))
+    )
+
+
+def test_one_hot_labels_are_classes(save):
+    """Unless another split shows that they are not: in a few examples each may have one label by chance."""
+    one_hot = np.eye(3, dtype=int)[np.arange(N) % 3]
+    text = message(save(train_labels=one_hot, test_labels=one_hot))
+    assert "train_labels: one-hot, every example has exactly one of 3 labels. These are classes: give their " in text
+    assert "numbers, labels.argmax(axis=1)." in text
+    assert load_npz(save(train_labels=one_hot, test_labels=sets())).task == "multilabel"
+    partly = one_hot.copy()
+    partly[0] = [1, 0, -1]
+    assert load_npz(save(train_labels=partly, test_labels=one_hot)).task == "multilabel"
+
+
 def test_labels_of_other_splits_are_checked(save):
+    assert "test_labels: 2 at example 0, column 1" in message(save(train_labels=sets(), test_labels=sets((0, 1), 2)))
     assert "test_labels: -1 at example 0 is negative" in message(save(test_labels=changed(0, -1, int)))
 
 

@@ -101,6 +101,64 @@ def test_folder_and_own_weights(arrays, tmp_path):
     assert set(rows["metric"]) >= {"leep", "knn"}
 
 
+def test_several_labels(arrays, tmp_path):
+    labels = np.eye(4, dtype=np.int8)[arrays["train_labels"][:, 0]]
+    labels[:, 3] = np.arange(36) < 3
+    labels[::5, 0] = 1
+    labels[1::6, 1] = -1
+    names = np.array(["mass", "nodule", "effusion", "hernia"])
+    np.savez(tmp_path / "chest.npz", train_images=arrays["train_images"], train_labels=labels, class_names=names)
+    result = run(
+        f"--target={tmp_path / 'chest.npz'}",
+        "--sources=photos,random",
+        "--metrics=gradient_ratio,leep,knn",
+        f"--workdir={tmp_path / 'out'}",
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "Target chest: 36 training images with 3 labels."
+    assert lines[1] == "Left out, since fewer than 6 images have or lack them: hernia (3 with, 33 without)."
+    assert lines[3].split()[:5] == ["rank", "source", "gradient_ratio", "leep", "knn"]
+    assert {line.split()[1] for line in lines[4:6]} == {"photos", "random"}
+    details = json.loads((tmp_path / "out" / "ranking.json").read_text())
+    assert details["target"]["class_names"] == ["mass", "nodule", "effusion"]
+    assert details["target"]["labels_left_out"] == {"hernia": {"with": 3, "without": 33}}
+    rows = pd.read_csv(tmp_path / "out" / "ranking.csv")
+    assert np.isfinite(rows["score"]).all()
+    with Image.open(tmp_path / "out" / "ranking.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_resamples(arrays, tmp_path):
+    np.savez(tmp_path / "mine.npz", **arrays)
+    result = run(
+        f"--target={tmp_path / 'mine.npz'}",
+        "--sources=photos,random",
+        "--metrics=knn,leep",
+        "--bootstrap=20",
+        f"--workdir={tmp_path / 'out'}",
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[2].split() == ["rank", "source", "knn", "95%", "P(best)", "leep", "num_parameters", "source_set_size"]
+    details = json.loads((tmp_path / "out" / "ranking.json").read_text())
+    shares = details["uncertainty"]["probability_best"]
+    assert set(shares) == {"photos", "random"}
+    assert sum(shares.values()) == pytest.approx(1)
+    for line in lines[3:5]:
+        _, source, score, interval, share, *_ = line.split()
+        lower, upper = map(float, interval.split(".."))
+        assert lower <= float(score) <= upper
+        assert share == f"{shares[source]:.2f}"
+    assert "In 20 resamples of the target's examples, the best by knn is " in result.stdout
+    rows = pd.read_csv(tmp_path / "out" / "ranking.csv").set_index("metric")
+    scored = rows.loc[["knn", "leep"]]
+    assert (scored["lower"] <= scored["score"]).all()
+    assert (scored["score"] <= scored["upper"]).all()
+    assert (scored["lower"] < scored["upper"]).any()
+    assert rows.drop(["knn", "leep"])[["lower", "upper"]].isna().all(axis=None)
+
+
 def bad_npz(case):
     def write(path, arrays):
         arrays = {name: array.copy() for name, array in arrays.items()}

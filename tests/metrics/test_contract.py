@@ -172,15 +172,16 @@ def test_names_of_classes_do_not_matter(name):
     np.testing.assert_allclose(score(name, renamed), score(name, pair), rtol=2e-5)
 
 
-# the third term of an index: probabilities that say nothing vary little, and score high by themselves
-UNSURE_IS_GOOD = {"ncti_vc", "ncti_vc_published"}
+# ncti_vc, a term of an index: probabilities that say nothing vary little, which is good by itself. tmi: the more the
+# features vary within the classes the better, and mixed classes vary the most.
+REWARDS_DISORDER = {"ncti_vc", "ncti_vc_published", "tmi"}
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in metrics.names() if "labels" in metrics.get(n).inputs and n not in UNSURE_IS_GOOD]
+    "name", [n for n in metrics.names() if "labels" in metrics.get(n).inputs and n not in REWARDS_DISORDER]
 )
 def test_shuffled_labels_score_worse(name):
-    pair = make(n=120)
+    pair = make()
     rng = np.random.default_rng(3)
     shuffled = dataclasses.replace(pair, labels=jnp.asarray(rng.permutation(np.asarray(pair.labels))))
     assert score(name, shuffled) < score(name, pair)
@@ -201,7 +202,7 @@ def test_finite_on_degenerate_input(name, case):
     elif case == "absent class":
         labels = np.resize(np.arange(C - 1), N)
     else:
-        features = rng.uniform(0.1, 1, (N, 3 * N))
+        features = rng.uniform(0.1, 1, (N, 128))  # of a shape that another test has compiled
     assert np.isfinite(score(name, make(features=features, labels=labels)))
 
 

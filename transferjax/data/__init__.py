@@ -14,10 +14,20 @@ from transferjax.data._checks import MIN_PER_CLASS, SPLITS, checked_dataset
 from transferjax.data._resize import resize_all
 from transferjax.data.folder import load_folder
 from transferjax.data.npz import load_npz
-from transferjax.data.splits import subsample
+from transferjax.data.splits import leave_out_rare_labels, subsample
 from transferjax.types import TargetDataset
 
-__all__ = ["MIN_PER_CLASS", "SPLITS", "content_hash", "demo_names", "load", "load_folder", "load_npz", "subsample"]
+__all__ = [
+    "MIN_PER_CLASS",
+    "SPLITS",
+    "content_hash",
+    "demo_names",
+    "leave_out_rare_labels",
+    "load",
+    "load_folder",
+    "load_npz",
+    "subsample",
+]
 
 _DEMO_FOLDER = Path(__file__).parent / "demo"
 
@@ -39,7 +49,10 @@ def load(
       image_size: make every image this high and this wide (bilinear, antialiased, aspect ratio not kept).
 
     Returns:
-      The data set: images uint8 [n, h, w, 3], labels int32 [n], at least `MIN_PER_CLASS` examples of every class.
+      The data set: images uint8 [n, h, w, 3], labels int32 [n], at least `MIN_PER_CLASS` examples of every class. Of a
+      multi-label target: labels int8 [n, c] with -1 for a missing one, no example without a known label; at least one
+      label has `MIN_PER_CLASS` examples with it and as many without it. The others are kept, so that all splits have
+      the same columns; `leave_out_rare_labels` drops them where scores are computed.
 
     Raises:
       InputError: there is no such target, or something in it cannot be used; the message names it.
@@ -49,7 +62,12 @@ def load(
         positive("image_size", image_size)
     if isinstance(target, TargetDataset):
         dataset = checked_dataset(
-            target.name, name=target.name, images=target.images, labels=target.labels, class_names=target.class_names
+            target.name,
+            name=target.name,
+            images=target.images,
+            labels=target.labels,
+            class_names=target.class_names,
+            task=target.task,
         )
     elif isinstance(target, str) and target in demo_names():
         dataset = load_npz(_DEMO_FOLDER / f"{target}.npz", split=split)

@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from transferjax._validate import fail
-from transferjax.data._checks import SPLITS, checked_dataset, class_indices, in_range
+from transferjax.data._checks import (
+    SPLITS,
+    checked_dataset,
+    class_indices,
+    has_columns,
+    in_range,
+    label_sets,
+    not_one_hot,
+    one_name_per_label,
+)
 from transferjax.types import TargetDataset
 
 _RESAVE = "Save it again with numpy.savez_compressed."
@@ -26,7 +35,9 @@ def load_npz(path: str | os.PathLike[str], *, split: str = "train") -> TargetDat
     Args:
       path: a file with the arrays `<split>_images`, uint8 [n, h, w], [n, h, w, 1] or [n, h, w, 3], and
         `<split>_labels`, whole numbers [n] or [n, 1]; optionally `class_names`, unicode [c]. Without them the number
-        of classes is one more than the biggest label of all splits.
+        of classes is one more than the biggest label of all splits. Labels [n, c] with several columns are those of a
+        multi-label target, one column per label: 0, 1, and -1 for a missing one. If every example of every split has
+        exactly one of them, they are classes in one-hot code and refused, since they would be scored as labels.
       split: `"train"`, `"val"` or `"test"`.
 
     Returns:
@@ -43,17 +54,29 @@ def load_npz(path: str | os.PathLike[str], *, split: str = "train") -> TargetDat
             have = ", ".join(file.files) or "nothing"
             raise fail(str(path), f"no array {' and no '.join(missing)} (it has: {have})", _missing_remedy(file.files))
         images = _array(file, path, wanted[0])
-        labels = {}
+        arrays = {}
         for name in dict.fromkeys((wanted[1], *(f"{other}_labels" for other in SPLITS))):
             if name in file.files:
                 array = _array(file, path, name)
                 if array.size or name == wanted[1]:  # another split may be empty
-                    labels[name] = class_indices(f"{path}, {name}", array)
+                    arrays[name] = array
+        multilabel = has_columns(arrays[wanted[1]])
+        checked = label_sets if multilabel else class_indices
+        labels = {name: checked(f"{path}, {name}", array) for name, array in arrays.items()}
         class_names = _class_names(file, path, labels)
+    named = one_name_per_label if multilabel else in_range
     for name, array in labels.items():
-        in_range(f"{path}, {name}", array, class_names)
+        named(f"{path}, {name}", array, class_names)
+    if multilabel:
+        not_one_hot({f"{path}, {name}": array for name, array in labels.items()})
     return checked_dataset(
-        str(path), name=path.stem, images=images, labels=labels[wanted[1]], class_names=class_names, arrays=wanted
+        str(path),
+        name=path.stem,
+        images=images,
+        labels=labels[wanted[1]],
+        class_names=class_names,
+        task="multilabel" if multilabel else "multiclass",
+        arrays=wanted,
     )
 
 
@@ -97,7 +120,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _class_names(file: np.lib.npyio.NpzFile, path: Path, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """Returns the names in the file, or the class numbers if it has none."""
+    """Returns the names in the file, or the numbers of the classes or columns if it has none."""
     if "class_names" in file.files:
         names = _array(file, path, "class_names")
         if names.dtype.kind != "U" or names.ndim != 1 or len(set(names)) != len(names) or not len(names):
@@ -105,6 +128,9 @@ def _class_names(file: np.lib.npyio.NpzFile, path: Path, labels: dict[str, np.nd
             remedy = "Give one text per class, all different: numpy.array([...], dtype=str)."
             raise fail(f"{path}, class_names", found, remedy)
         return tuple(str(name) for name in names)
+    columns = next(iter(labels.values())).shape[1:]  # none for classes
+    if columns:
+        return tuple(str(number) for number in range(columns[0]))
     array, biggest = max(((name, int(values.max())) for name, values in labels.items()), key=lambda pair: pair[1])
     if biggest >= sum(len(values) for values in labels.values()):
         found = f"{biggest} is bigger than the number of examples"

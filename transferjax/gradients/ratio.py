@@ -41,8 +41,8 @@ def kernel_gradient_norms(
     Args:
       embed: kernels → features [b, d]; the images and all other parameters are closed over.
       kernels: the l kernels.
-      labels: int [b].
-      loss: features [b, d], labels [b] → scalar.
+      labels: int [b]; or [b, c] of a multi-label target, if the loss takes them, as `triplet_loss` does.
+      loss: features [b, d], labels → scalar.
 
     Returns:
       The features [b, d] and the Frobenius norm of the batch loss's gradient at each kernel, [l].

@@ -100,15 +100,19 @@ class Metric:
         missing = [name for name in self.inputs if getattr(pair, name) is None]
         if missing:
             raise fail(f"metric {self.name}", f"the pair has no {', '.join(missing)}", "Extract them or leave it out.")
+        self.check_labels(np.asarray(pair.labels))
+
+    def check_labels(self, labels: np.ndarray) -> None:
+        """Raises `InputError` if the labels, [n] or [n, c], are not those of a target that this metric can score."""
         if "labels" not in self.inputs:
             return
-        if pair.multilabel and self.multilabel == "refused":
+        multilabel = labels.ndim == 2
+        if multilabel and self.multilabel == "refused":
             remedy = "Leave it out, or take a metric that the README's table has for several labels."
             raise fail(f"metric {self.name}", "it is not defined for multi-label targets", remedy)
-        labels = np.asarray(pair.labels)
-        if pair.multilabel and not ((labels == 0).any(axis=0) & (labels == 1).any(axis=0)).any():
+        if multilabel and not ((labels == 0).any(axis=0) & (labels == 1).any(axis=0)).any():
             raise fail("labels", "no label has examples with and without it", "Take more examples.")
-        if not pair.multilabel and (labels == labels[0]).all():
+        if not multilabel and (labels == labels[0]).all():
             found = f"all {len(labels)} examples are of class {labels[0]}"
             raise fail("labels", found, f"Metric {self.name} needs examples of two classes at least.")
 
@@ -156,6 +160,13 @@ def stratified_subsample(labels: np.ndarray, size: int, rng: jax.Array) -> np.nd
     return np.sort(np.concatenate(chosen))
 
 
+# Scores that several metrics make together, once these are scaled over the candidates (`transferjax.combine`).
+OVER_CANDIDATES = {
+    "ncti": ("ncti_seli", "ncti_ncc", "ncti_vc"),
+    "ncti_published": ("ncti_seli_published", "ncti_ncc_published", "ncti_vc_published"),
+}
+
+
 @functools.cache
 def _modules() -> tuple[str, ...]:
     package = importlib.import_module(__package__ or "")
@@ -181,6 +192,9 @@ def get(name: str) -> Metric:
     Raises:
       InputError: there is none of that name; the message lists all.
     """
+    if name in OVER_CANDIDATES:
+        remedy = f"Ask rank_sources for it, or score {', '.join(OVER_CANDIDATES[name])} and combine them."
+        raise fail("metrics", f"{name!r} is scaled over several candidates, one pair has no such score", remedy)
     for module in _modules():
         if name.startswith(module) and name in _presets(module):  # a preset's name begins with its module's
             return _presets(module)[name]

@@ -37,7 +37,7 @@ class FisherSpace(NamedTuple):
 
     def reduced(self, rows: jax.Array) -> jax.Array:
         """Brings examples [b, r] into the space, [b, q]."""
-        if self.axes is None:
+        if self.axes is None or self.centre is None:
             return rows
         return jnp.matmul(rows - self.centre, self.axes, precision="highest")
 

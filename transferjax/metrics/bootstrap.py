@@ -92,7 +92,8 @@ def bootstrap(
         raise fail("num_resamples", f"{num_resamples}", remedy)
     chosen = {name: get(name) for name in names}
     for metric in chosen.values():
-        _check(metric, pair)
+        metric.check(pair)
+        check_labels(metric, np.asarray(pair.labels))
     view = View(pair)
     scores = {name: metric(view, rng) for name, metric in chosen.items()}
     del view  # and the matrices that the metrics shared
@@ -159,10 +160,11 @@ def probability_beats(resamples: np.ndarray) -> np.ndarray:
     return ((ours > theirs) + 0.5 * (ours == theirs)).mean(axis=0)
 
 
-def _check(metric: Metric, pair: TransferPair) -> None:
-    metric.check(pair)
+def check_labels(metric: Metric, labels: np.ndarray) -> None:
+    """Raises `InputError` if there can be no intervals of a metric for labels [n] or [n, c]."""
+    metric.check_labels(labels)
     by_label = "labels" in metric.inputs and metric.multilabel in ("per_label", "columns")
-    if pair.multilabel and by_label and bool((np.asarray(pair.labels) < 0).any()):
+    if labels.ndim == 2 and by_label and bool((labels < 0).any()):
         found = "labels are missing (-1), and the metric scores each label on the examples where it is known"
         raise fail(f"bootstrap of {metric.name}", found, "Leave it out, or the examples with missing labels.")
 

@@ -13,6 +13,9 @@ from transferjax.types import GradientStats
 def gradient_ratio(gradients: GradientStats) -> jax.Array:
     """The gradient's norm at the second convolution over that at the first, each summed over the batches.
 
+    Labels come in where the norms are taken: the triplet loss compares classes or, for a multi-label target, label
+    sets, see `transferjax.gradients.triplet_loss`.
+
     Args:
       gradients: with `batch_norms` [batches, 2] of the triplet loss, see `transferjax.gradients.ratio`.
 
@@ -33,5 +36,6 @@ METRIC = Metric(
     inputs=("gradients",),
     static=(),
     range=(0.0, float("inf")),
+    multilabel="sets",
     resampling="batches",
 )

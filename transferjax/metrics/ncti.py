@@ -43,7 +43,7 @@ def ncti(
       whose probabilities hardly vary either.
 
     The index is their sum after each was scaled to 0..1 over the candidate sources, so it belongs to a list of them:
-    see `transferjax.combine.combine_ncti`. What the paper's tables hold instead adds the third term with the wrong sign.
+    see `transferjax.combine.combine_ncti`. The paper's tables hold the sum with the wrong sign of the third term.
 
     The discriminant is that of the authors' code: with λ = max(exp(-Σ of the 32 largest variances), 1e-10), the
     within-class covariance is shrunk by λ towards its mean variance if λ is above 1e-10. Else, as by scikit-learn's
@@ -59,7 +59,8 @@ def ncti(
       max_class_size: no class has more examples (`TransferPair.max_class_size`).
       term: see above.
       published: what the paper's tables were computed from (presets with `_published`): scikit-learn's PCA, which for
-        most sizes is a randomised one and here not converged, of seed 42. It moves the terms by up to a few percent.
+        most sizes is a randomised one and here not converged, of seed 42. It moves the terms by up to a few percent,
+        and makes them depend on the order of the examples where n < d.
       scatter: of features and labels, if known.
       total: spectrum of `scatter.total`, if known; not needed with the randomised PCA.
 
