@@ -1,119 +1,51 @@
-"""Measures, side by side in one run, what the design choices in the metrics rest on.
+"""How fast, how small and how exact: the metrics against their peers, and what their design rests on.
 
-Command: python -m experiments.benchmark --suite=choices
+From the repository:
 
-Speed is shown as a ratio against the alternative or against scikit-learn, best of several repeats, compiled beforehand;
-accuracy as the difference from float64. Nothing is written.
+    python -m experiments.benchmark --suite=metrics
+    python -m experiments.benchmark --suite=metrics --sizes=small --metrics=logme,sfda --output=small.csv
+    python -m experiments.benchmark --suite=choices
+
+`metrics` compares each metric with what a user of NumPy, SciPy and scikit-learn would write
+(`experiments/benchmarks/peers.py`) on made-up data: small is 1,100 examples of 512 features in 11 classes, medium
+10,000 of 2,048 in 100, large 100,000 of 2,048 in 100, without the peers. It takes long. `choices` compares single
+design choices with their alternatives.
 """
 
 from __future__ import annotations
 
-import functools
-import time
-from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
-from sklearn.neighbors import KNeighborsClassifier, NeighborhoodComponentsAnalysis
 
 from experiments import _cli
-from transferjax._linalg import neighbor_share, principal_axes
+from experiments.benchmarks import choices, measuring
+from experiments.benchmarks import metrics as suite
+from transferjax import _files, metrics
 from transferjax._validate import one_of
-from transferjax.metrics.feature_quality import feature_quality, nca_loss_and_gradient
 
-_SUITES = ("choices",)
+_SUITES = ("choices", "metrics")
 _SUITE = flags.DEFINE_string("suite", "choices", f"One of: {', '.join(_SUITES)}.")
-
-
-def seconds(fn: Callable[[], object], repeats: int) -> float:
-    """Returns the shortest of `repeats` runs, after one that compiles."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(fn())
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
-
-
-def clusters(n: int, d: int, c: int, spread: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Made-up features as after a ReLU, float32 [n, d], and labels [n]: c centres with noise around them."""
-    labels = np.arange(n) % c
-    centres = 2 * np.maximum(rng.standard_normal((c, d)), 0)
-    return np.maximum(centres[labels] + spread * rng.standard_normal((n, d)), 0).astype(np.float32), labels
-
-
-def automatic(transform: jax.Array, features: jax.Array, labels: jax.Array) -> jax.Array:
-    """The loss of `nca_loss_and_gradient` for automatic differentiation."""
-    mapped = jnp.matmul(features, transform.T, precision="highest")
-    squares = jnp.sum(mapped**2, axis=1)
-    distances = squares[:, None] + squares - 2 * jnp.matmul(mapped, mapped.T, precision="highest")
-    picks = jax.nn.softmax(jnp.where(jnp.eye(len(mapped), dtype=bool), -jnp.inf, -distances), axis=1)
-    return -jnp.sum(jnp.where(labels[:, None] == labels, picks, 0))
-
-
-def nca_speed(rng: np.random.Generator) -> None:
-    """The written-out gradient against the automatic one, and feature_quality against scikit-learn's."""
-    features, labels = clusters(1100, 512, 11, 10.0, rng)
-    with jax.enable_x64(True):
-        wide, classes = jnp.asarray(features, jnp.float64), jnp.asarray(labels)
-        arguments = (principal_axes(wide, 50), wide - wide.mean(axis=0), classes)
-        written = seconds(functools.partial(nca_loss_and_gradient, *arguments), 20)
-        derived = seconds(functools.partial(jax.jit(jax.value_and_grad(automatic)), *arguments), 20)
-    print(f"NCA gradient, n=1100, d=512: written {1e3 * written:.1f} ms, automatic {1e3 * derived:.1f} ms,", end=" ")
-    print(f"ratio {written / derived:.2f}")
-    ours = seconds(lambda: feature_quality(jnp.asarray(features), jnp.asarray(labels), num_classes=11), 2)
-
-    def scikit_learn() -> float:
-        model = NeighborhoodComponentsAnalysis(50, init="pca", max_iter=50, tol=1e-5, random_state=0)
-        mapped = model.fit_transform(features.astype(np.float64), labels)
-        shares = KNeighborsClassifier(5).fit(mapped, labels).predict_proba(mapped)
-        return float(shares[np.arange(len(labels)), labels].mean())
-
-    theirs = seconds(scikit_learn, 1)
-    print(f"feature_quality, the same data: {ours:.2f} s, scikit-learn {theirs:.2f} s, ratio {ours / theirs:.2f}")
-
-
-def residual_digits(rng: np.random.Generator) -> None:
-    """What a linear model leaves over, from a Gram matrix in float32 and in float64: logme needs its logarithm."""
-    for spread in (1e-1, 1e-2, 1e-3):
-        features, labels = clusters(300, 128, 3, spread, rng)
-        target = (labels == 0).astype(np.float64)
-        exact = np.linalg.lstsq(features.astype(np.float64), target, rcond=None)[1][0]
-        left = []
-        for dtype in (np.float32, np.float64):
-            x: np.ndarray = features.astype(dtype)
-            gram, cross = np.asarray(x.T @ x, np.float64), np.asarray(x.T @ target.astype(dtype), np.float64)
-            values, vectors = np.linalg.eigh(gram)
-            kept = values > values[-1] * np.finfo(np.float64).eps * len(values)
-            left.append(target @ target - np.sum((vectors[:, kept].T @ cross) ** 2 / values[kept]))
-        print(
-            f"squared residual, spread {spread:g}: float32 Gram {left[0]:.3g}, float64 {left[1]:.3g}, exact {exact:.3g}"
-        )
-
-
-def neighbor_digits(rng: np.random.Generator) -> None:
-    """Neighbours within four groups that lie far apart: distances from inner products in float32 and in float64."""
-    labels, group = np.arange(200) % 2, np.repeat(np.arange(4), 50)
-    offsets, direction = 30 * rng.standard_normal((4, 64)), rng.standard_normal(64)
-    noise = 1e-3 * rng.standard_normal((200, 64))
-    points = (offsets[group] + 0.005 * labels[:, None] * direction + noise).astype(np.float32)
-    narrow = points - points.mean(axis=0)
-    distances = (narrow**2).sum(axis=1) - 2 * narrow @ narrow.T
-    np.fill_diagonal(distances, np.inf)
-    share = (labels[np.argsort(distances, axis=1)[:, :5]] == labels[:, None]).mean()
-    ours = float(neighbor_share(jnp.asarray(points), jnp.asarray(labels)))
-    print(f"share of the own class among 5 neighbours: float32 {share:.2f}, float64 {ours:.2f}")
+_SIZES = flags.DEFINE_list(
+    "sizes", list(measuring.SIZES), "Of the suite metrics: these, or such as 500x64x5 (n, d, c)."
+)
+_METRICS = flags.DEFINE_list("metrics", [], "Of the suite metrics. Default: all.")
+_SECONDS = flags.DEFINE_float("seconds", 20, "After how long no further round of a metric begins.", lower_bound=0)
+_ISOLATE = flags.DEFINE_bool("isolate", True, "A process for each metric and size; without, memory means little.")
+_OUTPUT = flags.DEFINE_string("output", None, "CSV file for the numbers of the suite metrics.")
 
 
 def main(argv: list[str]) -> None:
-    """Runs the suite."""
+    """Runs a suite."""
     del argv
-    one_of("suite", _SUITE.value, _SUITES)
-    rng = np.random.default_rng(0)
-    for measure in (nca_speed, residual_digits, neighbor_digits):
-        measure(rng)
+    if one_of("suite", _SUITE.value, _SUITES) == "choices":
+        choices.run()
+        return
+    names = tuple(metrics.get(name).name for name in _METRICS.value) or metrics.names()
+    sizes = {text: measuring.size_of(text) for text in _SIZES.value}
+    table = suite.run(sizes, names, seconds=_SECONDS.value, isolate=_ISOLATE.value)
+    if _OUTPUT.value:
+        with _files.atomic_write(_OUTPUT.value) as temporary:
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        print(f"Written to {_OUTPUT.value}")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,6 @@ def _weighted_gram(rows: jax.Array, weights: jax.Array) -> jax.Array:
     return jnp.matmul(rows.T * weights, rows, precision="highest")
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes",))
 def scatter(features: jax.Array, labels: jax.Array, *, num_classes: int) -> Scatter:
     """Returns sizes, means and scatter of the classes: two passes over the examples, in chunks of rows.
 
@@ -84,14 +83,16 @@ def scatter(features: jax.Array, labels: jax.Array, *, num_classes: int) -> Scat
     n, d = features.shape
     if labels.ndim == 2:
         labels, num_classes = jnp.zeros(n, jnp.int32), 1
-    if n >= d:
-        points, ones = features, jnp.ones(d, jnp.float64)
-    else:
-        basis, triangle = jnp.linalg.qr(features.astype(jnp.float64).T)  # Xᵀ = Q·R: the rows of Rᵀ are the examples
-        points, ones = triangle.T, jnp.sum(basis, axis=0)
+    # not compiled as a whole: the features as they are would be copied into its result
+    points, ones = (features, jnp.ones(d, jnp.float64)) if n >= d else _in_their_span(features)
+    return Scatter(points, ones, *compiled_class_scatter(points, labels, num_classes=num_classes))
 
-    counts, means, within = class_scatter(points, labels, num_classes=num_classes)
-    return Scatter(points, ones, counts, means, within)
+
+@jax.jit
+def _in_their_span(features: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns `points` and `ones` of `Scatter` for n < d."""
+    basis, triangle = jnp.linalg.qr(features.astype(jnp.float64).T)  # Xᵀ = Q·R: the rows of Rᵀ are the examples
+    return triangle.T, jnp.sum(basis, axis=0)
 
 
 def class_scatter(
@@ -126,11 +127,40 @@ def class_scatter(
     counts, sums = fold_rows(add_sums, start, points, labels, *others)
     means = sums / jnp.maximum(counts, 1)[:, None]
 
-    def add_products(gram: jax.Array, rows: jax.Array, present: jax.Array, *rest: jax.Array) -> jax.Array:
+    def add_products(strips: Strips, rows: jax.Array, present: jax.Array, *rest: jax.Array) -> Strips:
         away = (change(rows, *rest) - means[rest[0]]) * present[:, None]
-        return gram + jnp.matmul(away.T, away, precision="highest")
+        return tuple(strip + products for strip, products in zip(strips, upper_products(away), strict=True))
 
-    return counts, means, fold_rows(add_products, jnp.zeros((r, r), jnp.float64), points, labels, *others)
+    strips = jax.eval_shape(upper_products, jax.ShapeDtypeStruct((1, r), jnp.float64))
+    start_products = tuple(jnp.zeros(strip.shape, strip.dtype) for strip in strips)
+    return counts, means, mirrored(fold_rows(add_products, start_products, points, labels, *others))
+
+
+compiled_class_scatter = jax.jit(class_scatter, static_argnames=("num_classes", "change"))
+
+Strips = tuple[jax.Array, ...]
+_STRIPS = 4
+
+
+def upper_products(rows: jax.Array) -> Strips:
+    """Returns what rowsᵀ·rows has on and above its diagonal, as strips of whole columns [w, r - first]: see `mirrored`.
+
+    Four strips leave out three eighths of the work, and more would make the products narrow: on 2 CPU cores XLA takes
+    two thirds of the time of the full product at r=2048 and half of it at r=512 (`experiments/benchmark.py`).
+
+    Args:
+      rows: float [b, r].
+    """
+    width = -(-rows.shape[1] // _STRIPS)
+    firsts = range(0, rows.shape[1], width)
+    return tuple(jnp.matmul(rows[:, at : at + width].T, rows[:, at:], precision="highest") for at in firsts)
+
+
+def mirrored(strips: Strips) -> jax.Array:
+    """Returns the symmetric matrix [r, r], exactly so, of which `upper_products` gave the upper strips."""
+    r = strips[0].shape[1]
+    upper = jnp.concatenate([jnp.pad(strip, ((0, 0), (r - strip.shape[1], 0))) for strip in strips])
+    return jnp.triu(upper) + jnp.triu(upper, 1).T
 
 
 def fold_rows(step: Callable[..., State], start: State, features: jax.Array, *others: jax.Array) -> State:
@@ -206,20 +236,66 @@ def spectrum(matrix: jax.Array) -> Spectrum:
     return Spectrum(jnp.maximum(values[::-1], 0), vectors[:, ::-1])
 
 
-def principal_axes(features: jax.Array, k: int) -> jax.Array:
+def principal_axes(centred: jax.Array, k: int) -> jax.Array:
     """Returns the k leading principal axes as rows [k, d], of unit length, in the input dtype.
 
-    Exact, by the eigenvectors of the smaller of the two Gram matrices of the centred features; the signs are arbitrary.
-    k may not exceed min(n, d).
+    Exact, by the eigenvectors of the smaller of the two Gram matrices; the signs are arbitrary. Axes along which there
+    is no variance, which exact ones would not be determined, are 0.
+
+    Args:
+      centred: float [n, d], the features less their mean.
+      k: at most min(n, d).
     """
-    n, d = features.shape
-    centred = features - jnp.mean(features, axis=0)
+    n, d = centred.shape
     if n >= d:
-        _, vectors = jnp.linalg.eigh(jnp.matmul(centred.T, centred, precision="highest"))
-        return vectors[:, ::-1][:, :k].T
-    _, vectors = jnp.linalg.eigh(jnp.matmul(centred, centred.T, precision="highest"))
-    axes = jnp.matmul(vectors[:, ::-1][:, :k].T, centred, precision="highest")
-    return axes / jnp.maximum(jnp.linalg.norm(axes, axis=1, keepdims=True), jnp.finfo(axes.dtype).tiny)
+        values, vectors = jnp.linalg.eigh(jnp.matmul(centred.T, centred, precision="highest"))
+        axes = vectors[:, ::-1][:, :k].T
+    else:
+        values, vectors = jnp.linalg.eigh(jnp.matmul(centred, centred.T, precision="highest"))
+        axes = jnp.matmul(vectors[:, ::-1][:, :k].T, centred, precision="highest")
+        axes = axes / jnp.maximum(jnp.linalg.norm(axes, axis=1, keepdims=True), jnp.finfo(axes.dtype).tiny)
+    kept = values[::-1] > len(values) * jnp.finfo(values.dtype).eps * values[-1]
+    return jnp.where(kept[:k, None], axes, 0)
+
+
+_BLOCK = 16
+
+
+def smallest(values: jax.Array, k: int) -> jax.Array:
+    """Returns where the k smallest of each row are, int32 [b, k]; smallest first, of equal ones the first first.
+
+    They lie in the k blocks of columns that have the smallest minima, so one pass over the values and little more will
+    do: on CPU `jax.lax.top_k` takes fifty times as long (n=1100, k=5; `experiments/benchmark.py`).
+
+    Args:
+      values: float [b, n], not NaN. A multiple of 16 columns saves a copy.
+      k: at most n.
+    """
+    rows, n = values.shape
+    if n <= _BLOCK * k:
+        return _successive_minima(values, k)
+    values = jnp.pad(values, ((0, 0), (0, -n % _BLOCK)), constant_values=jnp.inf).reshape(rows, -1, _BLOCK)
+    blocks = jnp.sort(_successive_minima(jnp.min(values, axis=2), k), axis=1)
+    candidates = jnp.take_along_axis(values, blocks[:, :, None], axis=1).reshape(rows, -1)
+    places = _successive_minima(candidates, k)
+    return jnp.take_along_axis(blocks, places // _BLOCK, axis=1) * _BLOCK + places % _BLOCK
+
+
+def _successive_minima(values: jax.Array, k: int) -> jax.Array:
+    """As `smallest`: k times the minimum of what comes after the one before, in the order of (value, index)."""
+    rows, n = values.shape
+    indices = jnp.arange(n, dtype=jnp.int32)
+
+    def following(before: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        value, index = (part[:, None] for part in before)
+        after = (values > value) | ((values == value) & (indices > index))
+        least = jnp.min(jnp.where(after, values, jnp.inf), axis=1)
+        # not argmin, which cannot be lowered from within `enable_x64` to a program called outside it
+        first = jnp.min(jnp.where(after & (values == least[:, None]), indices, n), axis=1)
+        return (least, first), first
+
+    start = (jnp.full(rows, -jnp.inf, values.dtype), jnp.full(rows, -1, jnp.int32))
+    return jax.lax.scan(following, start, None, length=k)[1].T
 
 
 def nearest_neighbors(points: jax.Array, k: int, *, include_self: bool) -> jax.Array:
@@ -240,15 +316,17 @@ def nearest_neighbors(points: jax.Array, k: int, *, include_self: bool) -> jax.A
     with jax.enable_x64(True):
         points = points.astype(jnp.float64)
         points = points - jnp.mean(points, axis=0)  # distances stay, the cancellation in ‖b‖² − 2ab shrinks
-        squares = jnp.sum(points**2, axis=1)
+        others = jnp.pad(points, ((0, -n % _BLOCK), (0, 0)))
+        squares = jnp.pad(jnp.sum(points**2, axis=1), (0, -n % _BLOCK), constant_values=jnp.inf)
+        chunks = -(-n // chunk_size(n, n))
+        rows = jnp.minimum(jnp.arange(chunks * -(-n // chunks), dtype=jnp.int32), n - 1).reshape(chunks, -1)
 
         def neighbors_of(index: jax.Array) -> jax.Array:
             # ‖a‖² is the same for all neighbours of a and does not change their order
-            distances = squares - 2 * jnp.matmul(points, points[index], precision="highest")
-            return jax.lax.top_k(-distances.at[index].set(own), k)[1]
+            distances = squares - 2 * jnp.matmul(points[index], others.T, precision="highest")
+            return smallest(jnp.where(jnp.arange(len(others)) == index[:, None], own, distances), k)
 
-        indices = jnp.arange(n, dtype=jnp.int32)
-        return jax.lax.map(neighbors_of, indices, batch_size=chunk_size(n, n)).astype(jnp.int32)
+        return jax.lax.map(neighbors_of, rows).reshape(-1, k)[:n]
 
 
 def set_similarity(one: jax.Array, other: jax.Array) -> jax.Array:
@@ -262,10 +340,24 @@ def set_similarity(one: jax.Array, other: jax.Array) -> jax.Array:
       float32 [...] in 0..1, 1 for the same: the Jaccard index over the labels that are known for both,
       |both have it| / |either has it|; 1 if neither has any of them, e.g. for two examples without finding.
     """
-    both = jnp.sum((one == 1) & (other == 1), axis=-1, dtype=jnp.float32)
+    both, either = set_overlap(one, other)
+    return both.astype(jnp.float32) / either.astype(jnp.float32)
+
+
+def set_overlap(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns numerator and denominator of `set_similarity`, so that similarities can be compared without rounding.
+
+    Args:
+      one: int [..., c], see `set_similarity`.
+      other: likewise.
+
+    Returns:
+      int32 [...] each: |both have it| and |either has it|, over the labels known for both; 1 and 1 if neither has any.
+    """
+    both = jnp.sum((one == 1) & (other == 1), axis=-1, dtype=jnp.int32)
     known = (one >= 0) & (other >= 0)
-    either = jnp.sum(known & ((one == 1) | (other == 1)), axis=-1, dtype=jnp.float32)
-    return jnp.where(either > 0, both / jnp.maximum(either, 1), 1)
+    either = jnp.sum(known & ((one == 1) | (other == 1)), axis=-1, dtype=jnp.int32)
+    return jnp.where(either > 0, both, 1), jnp.maximum(either, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("num_neighbors", "include_self"))

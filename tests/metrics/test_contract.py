@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,34 @@ def test_docstring(name):
         assert section in (fn.__doc__ or ""), f"{name} lacks {section}"
 
 
+def declared_in(text, name):
+    """What a docstring's line "Invariances: ..." says, or that of the preset: "Invariances of a, b and c: ..."."""
+    for line in (text or "").splitlines():
+        found = re.fullmatch(r"Invariances(?: of (.+?))?: (.+)\.", line.strip())
+        if found and (found[1] is None or name in re.split(r", | and ", found[1])):
+            return found[2]
+    return None
+
+
+@pytest.mark.parametrize("name", metrics.names())
+def test_docstring_names_the_invariances(name):
+    """In a paragraph of its own: Invariances: rotation, translation, scaling. Those declared, in this order."""
+    metric = metrics.get(name)
+    fn = metric.fn
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    expected = ", ".join(change for change in ("rotation", "translation", "scaling") if change in metric.invariances)
+    if "features" not in metric.inputs:
+        expected = "none (it does not see the features)"
+    assert declared_in(fn.__doc__, name) == (expected or "none")
+
+
+def test_the_line_of_the_invariances_is_understood():
+    text = "Invariances of a, b_c and d: rotation.\n    Invariances of e: none."
+    assert [declared_in(text, name) for name in ("a", "b_c", "d", "e", "c")] == ["rotation"] * 3 + ["none", None]
+    assert declared_in("  Invariances: rotation, scaling.", "a") == "rotation, scaling"
+
+
 @pytest.mark.parametrize("name", metrics.names())
 def test_is_a_finite_float_in_its_range(name):
     value = score(name, make())
@@ -155,21 +184,6 @@ def test_float32_is_close_to_float64_for_tight_classes(name, spread, n, d):
 @pytest.mark.parametrize("name", metrics.names())
 def test_same_seed_same_bits(name):
     assert score(name, make()) == score(name, make())
-
-
-@pytest.mark.parametrize("name", metrics.names())
-def test_order_of_examples_does_not_matter(name):
-    pair = make()
-    order = np.random.default_rng(5).permutation(N)
-    atol = 3 / (5 * N) if metrics.get(name).range == (0.0, 1.0) else 0
-    np.testing.assert_allclose(score(name, take(pair, order)), score(name, pair), rtol=2e-5, atol=atol)
-
-
-@pytest.mark.parametrize("name", metrics.names())
-def test_names_of_classes_do_not_matter(name):
-    pair = make()
-    renamed = dataclasses.replace(pair, labels=(pair.labels + 1) % C)
-    np.testing.assert_allclose(score(name, renamed), score(name, pair), rtol=2e-5)
 
 
 # ncti_vc, a term of an index: probabilities that say nothing vary little, which is good by itself. tmi: the more the

@@ -1,4 +1,4 @@
-"""Neighbourhood Components Analysis: the objective, its gradient, and the score of a given map.
+"""Neighbourhood Components Analysis: the objective, its gradient, and the scores of given maps.
 
 References:
   Goldberger, Hinton, Roweis and Salakhutdinov (2004), "Neighbourhood Components Analysis", NeurIPS, equations 1 to 5,
@@ -65,3 +65,39 @@ def score(a: np.ndarray, features: np.ndarray, labels: np.ndarray, *, include_se
     """Returns the mean share of the true class among the 5 nearest neighbours in the space that A maps to."""
     mapped = np.array([np.asarray(a, np.float64) @ x for x in np.asarray(features, np.float64)])
     return neighbor_share(mapped, labels, k=5, include_self=include_self)
+
+
+def folds(features: np.ndarray, labels: np.ndarray, *, num_folds: int = 5) -> list[int]:
+    """Returns the fold of each example: cards are dealt class by class, in a class from near the mean to far from it.
+
+    The smallest class comes first, of equally large ones that with the example nearest to the mean.
+    """
+    x = np.asarray(features, np.float64)
+    centre = x.mean(axis=0)
+    distance = [float(((row - centre) ** 2).sum()) for row in x]
+    members = {label: sorted(np.flatnonzero(labels == label), key=distance.__getitem__) for label in set(labels)}
+    classes = sorted(members, key=lambda label: (len(members[label]), distance[members[label][0]]))
+    deck = [example for label in classes for example in members[label]]
+    fold = [0] * len(x)
+    for place, example in enumerate(deck):
+        fold[example] = place % num_folds
+    return fold
+
+
+def cross_fitted_score(maps: list[np.ndarray], fold: list[int], features: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean share of the true class among the 5 nearest neighbours out of the other folds.
+
+    Args:
+      maps: for each fold the map [m, d] that was fitted to the examples of the others.
+      fold: of each example.
+      features: [n, d].
+      labels: whole numbers [n].
+    """
+    x = np.asarray(features, np.float64)
+    shares = []
+    for i in range(len(x)):
+        others = [j for j in range(len(x)) if fold[j] != fold[i]]
+        others.sort(key=lambda j: float(((maps[fold[i]] @ (x[i] - x[j])) ** 2).sum()))
+        nearest = others[:5]
+        shares.append(sum(labels[j] == labels[i] for j in nearest) / len(nearest))
+    return float(np.mean(shares))

@@ -30,6 +30,8 @@ def gbc(
     exp(-D), D = ‖m_a - m_b‖²/(8·s) + (q/2)·log(s/√(s_a·s_b)), s_a and s_b the variances, s their mean, q the number of
     dimensions. The factor q belongs there (the determinant of s·I is s^q); a public implementation lacks it.
 
+    Invariances: rotation, translation, scaling.
+
     Args:
       features: float [n, d].
       labels: int [n] in 0..c-1; a class without examples overlaps with none.

@@ -16,6 +16,8 @@ def gradient_ratio(gradients: GradientStats) -> jax.Array:
     Labels come in where the norms are taken: the triplet loss compares classes or, for a multi-label target, label
     sets, see `transferjax.gradients.triplet_loss`.
 
+    Invariances: none (it does not see the features).
+
     Args:
       gradients: with `batch_norms` [batches, 2] of the triplet loss, see `transferjax.gradients.ratio`.
 
@@ -27,7 +29,7 @@ def gradient_ratio(gradients: GradientStats) -> jax.Array:
       classification. https://arxiv.org/abs/2412.20172
     """
     first, second = jnp.sum(gradients.batch_norms[:, 0]), jnp.sum(gradients.batch_norms[:, 1])
-    return jnp.where(first > 0, second / jnp.where(first > 0, first, 1), 0)
+    return jnp.where(first == 0, 0, second / jnp.where(first == 0, 1, first))  # norms that are not numbers stay so
 
 
 METRIC = Metric(

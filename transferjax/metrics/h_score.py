@@ -31,6 +31,8 @@ def h_score(
     Regularised: S is shrunk by Ledoit and Wolf's intensity α towards a multiple of the identity, and B by the factor
     1-α; with random labels and n < d it stays far below c-1. As in the authors' code B is divided by n-1 and S by n.
 
+    Invariances: rotation, translation, scaling.
+
     Args:
       features: float [n, d].
       labels: int [n] in 0..c-1.

@@ -11,6 +11,8 @@ from transferjax.metrics._base import Metric
 def knn(features: jax.Array, labels: jax.Array, *, num_classes: int, num_neighbors: int = 5) -> jax.Array:
     """Leave-one-out nearest neighbours in the features as they are: no training, no map, no optimism.
 
+    Invariances: rotation, translation, scaling.
+
     Args:
       features: float [n, d].
       labels: int [n]; or [n, c] of a multi-label target, where the similarity of label sets (their Jaccard index, see

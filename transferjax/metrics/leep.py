@@ -17,6 +17,8 @@ def leep(logits: jax.Array, labels: jax.Array, *, num_classes: int, head: str = 
     With θ the source probabilities and P(y|z) the empirical share of target class y in source class z, the mean over
     examples of log Σ_z P(y_i|z)·θ_iz. A source class that never fires contributes nothing.
 
+    Invariances: none (it does not see the features).
+
     Args:
       logits: float [n, k].
       labels: int [n] in 0..c-1.

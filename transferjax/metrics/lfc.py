@@ -21,6 +21,8 @@ def lfc(features: jax.Array, labels: jax.Array, *, num_classes: int, scatter: Sc
     n x n matrix is formed. Deviation from the paper: its kernel is that of gradients of a linearised network; here, as
     in the studies that compare metrics, that of the features.
 
+    Invariances: rotation, translation, scaling.
+
     Args:
       features: float [n, d].
       labels: int [n] in 0..c-1.

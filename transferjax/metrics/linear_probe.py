@@ -33,6 +33,8 @@ def linear_probe(
     R² and not accuracy: where nothing can be learnt, left-out predictions lean towards the classes that the left-out
     example is *not* of, and the accuracy falls to 0 instead of to chance.
 
+    Invariances: rotation, translation, scaling.
+
     Args:
       features: float [n, d].
       labels: int [n] in 0..c-1; or [n, c] of 0 and 1, each column a target of its own with a penalty of its own.

@@ -34,6 +34,8 @@ def logme(
     the one-hot column of each class; α and β maximise the evidence by the fixed-point iteration of the 2021 paper, from
     α = β = 1, at most 11 times, until α/β changes by less than 1e-3. Features are not centred.
 
+    Invariances: rotation.
+
     Args:
       features: float [n, d].
       labels: int [n] in 0..c-1; or [n, c] of 0 and 1, each column a target of its own (a multi-label target).

@@ -17,6 +17,8 @@ def nce(logits: jax.Array, labels: jax.Array, *, num_classes: int) -> jax.Array:
     Σ_{y,z} P(y,z)·log(P(y,z)/P(z)), with z the class of the largest logit and P the empirical shares. Softmax and
     sigmoid heads name the same class.
 
+    Invariances: none (it does not see the features).
+
     Args:
       logits: float [n, k]; of equally large ones the first counts.
       labels: int [n] in 0..c-1.

@@ -19,6 +19,8 @@ def rankme(features: jax.Array, *, scatter: Scatter | None = None, gram: Spectru
     With p_j = σ_j/Σσ + 1e-7, exp(-Σ_j p_j·log p_j) over the min(n, d) singular values of the features, not centred, as
     in the paper.
 
+    Invariances: rotation, scaling.
+
     Args:
       features: float [n, d].
       scatter: of the features, if known.

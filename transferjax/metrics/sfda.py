@@ -35,6 +35,9 @@ def sfda(
     scores on the same number of examples. `sfda_published` keeps all features, and estimates σ as the authors' code
     does, by power iteration from W's row sums, which hangs on the coordinates: on signs, after PCA.
 
+    Invariances of sfda: rotation, translation.
+    Invariances of sfda_published: none.
+
     Args:
       features: float [n, d].
       labels: int [n] in 0..c-1; classes without examples are passed over.
