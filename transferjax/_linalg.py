@@ -127,13 +127,30 @@ def class_scatter(
     counts, sums = fold_rows(add_sums, start, points, labels, *others)
     means = sums / jnp.maximum(counts, 1)[:, None]
 
-    def add_products(strips: Strips, rows: jax.Array, present: jax.Array, *rest: jax.Array) -> Strips:
-        away = (change(rows, *rest) - means[rest[0]]) * present[:, None]
-        return tuple(strip + products for strip, products in zip(strips, upper_products(away), strict=True))
+    def moved(rows: jax.Array, *rest: jax.Array) -> jax.Array:
+        return change(rows, *rest) - means[rest[0]]
 
-    strips = jax.eval_shape(upper_products, jax.ShapeDtypeStruct((1, r), jnp.float64))
-    start_products = tuple(jnp.zeros(strip.shape, strip.dtype) for strip in strips)
-    return counts, means, mirrored(fold_rows(add_products, start_products, points, labels, *others))
+    return counts, means, products(points, labels, *others, change=moved)
+
+
+def products(points: jax.Array, *others: jax.Array, change: Callable[..., jax.Array]) -> jax.Array:
+    """Returns ZᵀZ, float64 [r', r'], of examples that are changed on the way, as by `class_scatter`.
+
+    Args:
+      points: float [n, r].
+      *others: arrays [n, ...] that `change` takes.
+      change: (rows float64 [b, r], the same rows of `others`) → rows [b, r'].
+    """
+    one = jax.ShapeDtypeStruct((1, points.shape[1]), jnp.float64)
+    r = jax.eval_shape(change, one, *(other[:1] for other in others)).shape[1]
+
+    def add(strips: Strips, rows: jax.Array, present: jax.Array, *rest: jax.Array) -> Strips:
+        added = upper_products(change(rows, *rest) * present[:, None])
+        return tuple(strip + more for strip, more in zip(strips, added, strict=True))
+
+    shapes = jax.eval_shape(upper_products, jax.ShapeDtypeStruct((1, r), jnp.float64))
+    start = tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)
+    return mirrored(fold_rows(add, start, points, *others))
 
 
 compiled_class_scatter = jax.jit(class_scatter, static_argnames=("num_classes", "change"))

@@ -205,7 +205,7 @@ def fit(
       points: float64 [n, q], centred.
       shares: float64 [k, n], the P(component | point) to start from, e.g. 1 for a point's own cluster.
       regularization: scalar, added to the diagonal of the covariances. Errors of log-densities are about 1e-16 of the
-        largest squared length over this.
+        largest squared length over this, so it has to be well above that share, 1e-10 for example.
       coordinates: scalar int, how many leading coordinates there are; the rest, all 0, fills the array up to a shape
         that others share, and leaves no trace in the result.
       tolerance: see above.

@@ -58,9 +58,7 @@ def test_takes_scipy_s_steps(fn, counts):
     counts = np.resize(counts, 12)
     with jax.enable_x64(True):
         value_and_gradient = jax.jit(jax.value_and_grad(fn))
-        run = jax.jit(
-            jax.vmap(lambda x, count: minimize(value_and_gradient, x, max_iterations=count, tolerance=1e-9))
-        )
+        run = jax.jit(jax.vmap(lambda x, count: minimize(value_and_gradient, x, max_iterations=count, tolerance=1e-9)))
         found = run(jnp.asarray(starts), jnp.asarray(counts))
         for index, (start, count) in enumerate(zip(starts, counts, strict=True)):
             one = jax.tree.map(lambda part, index=index: part[index], found)

@@ -106,6 +106,17 @@ def test_examples_that_are_all_the_same():
     assert value == pytest.approx(0.5 * np.log(0.5) + 0.25 * np.log(0.25) + 0.25 * np.log(0.125))
 
 
+def test_order_of_examples_does_not_matter_even_to_mirror_images():
+    """Every example has another that is as far from all others' images; only the labels tell them apart."""
+    features, labels = case("plain")
+    features[80:] = -features[:80]
+    labels[:80] = np.random.default_rng(0).permutation(labels[:80])
+    order = np.random.default_rng(1).permutation(160)
+    np.testing.assert_allclose(
+        score("nleep", features[order], labels[order]), score("nleep", features, labels), rtol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "kept"),
     [

@@ -1,4 +1,4 @@
-"""What must not matter to a metric, on data that hypothesis draws. A new metric is checked here without a line added."""
+"""What must not matter to a metric, on data that hypothesis draws; of every metric, without a line being added."""
 
 from __future__ import annotations
 

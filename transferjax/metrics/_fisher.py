@@ -35,15 +35,29 @@ class FisherSpace(NamedTuple):
     log_priors: jax.Array
     shrinkage: jax.Array
 
+    def centred(self, rows: jax.Array) -> jax.Array:
+        """Subtracts the centre from examples [b, r]."""
+        return rows if self.centre is None else rows - self.centre
+
+    def projected(self, rows: jax.Array) -> jax.Array:
+        """Brings differences or weighted sums of centred examples, [b, r], into the space, [b, q]."""
+        return rows if self.axes is None else jnp.matmul(rows, self.axes, precision="highest")
+
     def reduced(self, rows: jax.Array) -> jax.Array:
         """Brings examples [b, r] into the space, [b, q]."""
-        if self.axes is None or self.centre is None:
-            return rows
-        return jnp.matmul(rows - self.centre, self.axes, precision="highest")
+        return self.projected(self.centred(rows))
+
+    def products(self, rows: jax.Array, rule: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """Returns the products of examples [b, r] with the weights of a rule in the space, [b, c].
+
+        Without bringing the examples there, which takes q/c times as long.
+        """
+        weights = rule[0].T if self.axes is None else jnp.matmul(self.axes, rule[0].T, precision="highest")
+        return jnp.matmul(self.centred(rows), weights, precision="highest")
 
     def class_scores(self, rows: jax.Array, rule: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """Returns the logarithms, up to a term that all classes share, of P(class | example): [b, c] of rows [b, q]."""
-        return jnp.matmul(rows, rule[0].T, precision="highest") - rule[1] + self.log_priors
+        """Returns the logarithms, up to a term that all classes share, of P(class | example): [b, c] of rows [b, r]."""
+        return self.products(rows, rule) - rule[1] + self.log_priors
 
 
 def fisher_space(scatter: Scatter, total: Spectrum | None, d: int, *, examples_per_dimension: int) -> FisherSpace:

@@ -99,8 +99,6 @@ def minimize(
       https://doi.org/10.1145/192115.192132
     """
 
-    flat = start.ravel()
-
     def step(state: _State) -> _State:
         trial = state.point + state.search.step * state.direction
         value, gradient = value_and_gradient(trial.reshape(start.shape))
@@ -127,8 +125,8 @@ def minimize(
         stored = jnp.where(accepted, jnp.minimum(state.stored + useful, MEMORY), 0)  # given up: begin anew
         scale = jnp.maximum(jnp.maximum(jnp.abs(before.value), jnp.abs(value)), 1)
         small = ~first & (before.value - value <= tolerance * scale)
-        flat = (jnp.max(jnp.abs(gradient)) <= tolerance) | ~jnp.isfinite(value)
-        finished = jnp.where(accepted, small | flat, state.stored == 0)
+        level = (jnp.max(jnp.abs(gradient)) <= tolerance) | ~jnp.isfinite(value)
+        finished = jnp.where(accepted, small | level, state.stored == 0)
         point, value, gradient = (
             jnp.where(accepted, new, old)
             for new, old in ((trial, state.point), (value, state.value), (gradient, state.gradient))
@@ -137,24 +135,14 @@ def minimize(
         slope = gradient @ direction
         length = jnp.where(first, jnp.minimum(1 / jnp.sqrt(-slope), _LONGEST), 1)
         iterations = state.iterations + (accepted & ~first)
-        return _State(
-            point, value, gradient, direction, _begun(value, slope, length), moves, changes, stored, iterations, finished
-        )
+        search = _begun(value, slope, length)
+        return _State(point, value, gradient, direction, search, moves, changes, stored, iterations, finished)
 
+    flat, zero = start.ravel(), jnp.int32(0)
     nothing, memory = jnp.zeros_like(flat), jnp.zeros((MEMORY, len(flat)), flat.dtype)
-    zero, infinite = jnp.int32(0), jnp.full((), jnp.inf, flat.dtype)
-    state = _State(
-        flat,
-        infinite,
-        nothing,
-        nothing,
-        _begun(infinite, jnp.zeros_like(infinite), jnp.zeros_like(infinite)),
-        memory,
-        memory,
-        zero,
-        zero,
-        jnp.bool_(False),
-    )
+    infinite, none = jnp.full((), jnp.inf, flat.dtype), jnp.zeros((), flat.dtype)
+    search = _begun(infinite, none, none)
+    state = _State(flat, infinite, nothing, nothing, search, memory, memory, zero, zero, jnp.bool_(False))
     state = jax.lax.while_loop(lambda state: ~state.finished & (state.iterations < max_iterations), step, state)
     return Minimum(state.point.reshape(start.shape), state.value, state.iterations, state.finished)
 
@@ -219,8 +207,8 @@ def _advanced(search: _Search, tried: _End) -> tuple[_Search, jax.Array]:
     def tilted(end: _End, by: jax.Array) -> _End:
         return _End(end.step, end.value - by * end.step, end.slope - by)
 
-    ends = (tilted(end, slant) for end in (best, other, tried))
-    best, other, following, bracketed = _narrowed(*ends, bracketed, low, high)
+    best, other, tried = tilted(best, slant), tilted(other, slant), tilted(tried, slant)
+    best, other, following, bracketed = _narrowed(best, other, tried, bracketed, low, high)
     best, other = tilted(best, -slant), tilted(other, -slant)
 
     distance = jnp.abs(other.step - best.step)
@@ -266,7 +254,7 @@ def _narrowed(
     # 2. Lower, and the slope has turned: between as well. Of cubic and secant the one that is farther from `tried`.
     if_turned = jnp.where(closer | (cubic == secant), secant, cubic)
 
-    # 3. Lower and flatter: the cubic counts if its minimum is beyond. Within two thirds of the interval, if there is one.
+    # 3. Lower and flatter: the cubic counts if its minimum is beyond. Within two thirds of the interval, if any.
     farthest = jnp.where(after, high, low)
     cubic_beyond = jnp.where(beyond, cubic, farthest)
     closer = jnp.abs(cubic_beyond - t) < jnp.abs(secant - t)

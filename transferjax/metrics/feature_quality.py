@@ -27,8 +27,8 @@ def nca_loss_and_gradient(
 
     Example i picks another, j, as its neighbour with probability q_ij = softmax_j(-‖A·x_i - A·x_j‖²); the objective is
     the expected number of examples that pick one of their own class. The gradient is written out: with p_i the
-    probability of the own class and w_ij = q_ij·(same_ij - p_i) it needs w_ij + w_ji only, whose entries follow from the
-    one distance of i and j; so nothing of size n x n is transposed, and each n x n array is read once or twice.
+    probability of the own class and w_ij = q_ij·(same_ij - p_i) it needs w_ij + w_ji only, which follow from the one
+    distance of i and j; so nothing of size n x n is transposed, and each n x n array is read once or twice.
 
     Args:
       transform: A, float [k, d].
@@ -232,7 +232,7 @@ METRICS = (
         fn=feature_quality,
         inputs=("features", "labels"),
         shares=("scatter", "total"),
-        max_examples=4096,  # the n x n matrices of the loss take about 400 MB there
+        max_examples=4096,  # the n x n matrices of the loss take about 600 MB there
         range=(0.0, 1.0),
         invariances=frozenset({"translation"}),
     ),

@@ -56,7 +56,7 @@ def lda(
         rule = discriminant(space.within, space.means, space.shrinkage, space.num_dimensions)
 
         def add(state: jax.Array, rows: jax.Array, present: jax.Array, label: jax.Array) -> jax.Array:
-            shares = jax.nn.softmax(space.class_scores(space.reduced(rows), rule), axis=1)
+            shares = jax.nn.softmax(space.class_scores(rows, rule), axis=1)
             return state + jnp.sum(present * jnp.take_along_axis(shares, label[:, None], axis=1)[:, 0])
 
         total_share = _linalg.fold_rows(add, jnp.float64(0.0), scatter.points, labels)

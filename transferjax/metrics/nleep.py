@@ -49,6 +49,9 @@ def nleep(
     It **saturates** where components have few examples: with n at 5·c each example has a component of its own, which
     explains any label. Compare scores on the same number of examples.
 
+    Invariances of nleep: rotation, translation, scaling.
+    Invariances of nleep_published: rotation, translation.
+
     Args:
       features: float [n, d].
       labels: int [n] in 0..num_classes-1.
@@ -83,15 +86,8 @@ def nleep(
         order, clusters = starts(
             points, labels, rng, kept, num_starts=num_starts, num_clusters=num_components, num_classes=num_classes
         )
-        score, likelihood = _scores(
-            points[order],
-            labels[order],
-            clusters,
-            kept,
-            published,
-            num_components=num_components,
-            num_classes=num_classes,
-        )
+        counts = {"num_components": num_components, "num_classes": num_classes}
+        score, likelihood = _scores(points, labels, order, clusters, kept, published, **counts)
         return (likelihood if published else score).astype(output_dtype(features))
 
 
@@ -169,6 +165,7 @@ def _starts(
 def _scores(
     points: jax.Array,
     labels: jax.Array,
+    order: jax.Array,
     clusters: jax.Array,
     kept: jax.Array,
     published: jax.Array,
@@ -177,6 +174,7 @@ def _scores(
     num_classes: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the means of the likelihood's logarithm and of the likelihood; one program for both presets."""
+    points, labels = points[order], labels[order]
     squares = jnp.sum(points**2, axis=1)
     relative = RELATIVE_REGULARIZATION * jnp.mean(squares) / kept
     regularization = jnp.where(published, PUBLISHED_REGULARIZATION, relative)

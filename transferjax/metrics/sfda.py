@@ -12,6 +12,8 @@ from transferjax._linalg import Scatter, Spectrum
 from transferjax.metrics._base import Metric, output_dtype
 from transferjax.metrics._fisher import EXAMPLES_PER_DIMENSION, FisherSpace, discriminant, fisher_space
 
+_Sums = tuple[jax.Array, jax.Array, jax.Array]
+
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "examples_per_dimension"))
 def sfda(
@@ -76,24 +78,49 @@ def self_challenged(
     first = discriminant(space.within, space.means, space.shrinkage, space.num_dimensions)
     present = jnp.isfinite(space.log_priors)
     others = (jnp.sum(space.means, axis=0) - space.means) / jnp.maximum(jnp.sum(present) - 1, 1)
+    n = len(points)
 
-    def share(rows: jax.Array, label: jax.Array, rule: tuple[jax.Array, jax.Array], *, twice: bool) -> jax.Array:
-        shares = jax.nn.softmax(space.class_scores(rows, rule), axis=1)
+    def moved(rows: jax.Array, label: jax.Array) -> jax.Array:
+        return rows if moves is None else rows + moves[label]
+
+    def own(scores: jax.Array, label: jax.Array, *, twice: bool) -> jax.Array:
+        shares = jax.nn.softmax(scores, axis=1)
         if twice:
             shares = jax.nn.softmax(jnp.where(present, shares, -jnp.inf), axis=1)
         return jnp.take_along_axis(shares, label[:, None], axis=1)[:, 0]
 
-    def challenged(rows: jax.Array, label: jax.Array) -> jax.Array:
-        rows = space.reduced(rows if moves is None else rows + moves[label])
-        own = share(rows, label, first, twice=True)[:, None]
-        return own * rows + (1 - own) * others[label]
+    # An example goes to p·x + (1-p)·others: once p is known, sums and scores follow without bringing it into the space
+    def add_sums(state: _Sums, rows: jax.Array, counted: jax.Array, label: jax.Array) -> _Sums:
+        counts, kept, sums = state
+        rows = moved(rows, label)
+        share = own(space.class_scores(rows, first), label, twice=True)
+        members = jax.nn.one_hot(label, num_classes, dtype=jnp.float64) * counted[:, None]
+        weighted = members * share[:, None]
+        return (
+            counts + jnp.sum(members, axis=0),
+            kept + jnp.sum(weighted, axis=0),
+            sums + jnp.matmul(weighted.T, space.centred(rows), precision="highest"),
+        )
 
-    _, means, within = _linalg.class_scatter(points, labels, num_classes=num_classes, change=challenged)
-    n = len(points)
+    zeros = jnp.zeros(num_classes, jnp.float64)
+    start = (zeros, zeros, jnp.zeros((num_classes, points.shape[1]), jnp.float64))
+    counts, kept, sums = _linalg.fold_rows(add_sums, start, points, labels)
+    means = (space.projected(sums) + (counts - kept)[:, None] * others) / jnp.maximum(counts, 1)[:, None]
+
+    def away(rows: jax.Array, label: jax.Array) -> jax.Array:
+        rows = moved(rows, label)
+        share = own(space.class_scores(rows, first), label, twice=True)[:, None]
+        return share * space.reduced(rows) + (1 - share) * others[label] - means[label]
+
+    within = _linalg.products(points, labels, change=away)
     second = discriminant(within / n, means, space.shrinkage, space.num_dimensions)
+    of_others = jnp.matmul(others, second[0].T, precision="highest")
 
     def add(state: jax.Array, rows: jax.Array, counted: jax.Array, label: jax.Array) -> jax.Array:
-        return state + jnp.sum(counted * share(challenged(rows, label), label, second, twice=False))
+        rows = moved(rows, label)
+        share = own(space.class_scores(rows, first), label, twice=True)[:, None]
+        scores = share * space.products(rows, second) + (1 - share) * of_others[label] - second[1] + space.log_priors
+        return state + jnp.sum(counted * own(scores, label, twice=False))
 
     return _linalg.fold_rows(add, jnp.float64(0.0), points, labels) / n
 
