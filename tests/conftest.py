@@ -14,6 +14,15 @@ import pytest
 GOLDEN = Path(__file__).parent / "golden"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One process runs all tests of a metric, or of a file, so that no program is compiled in both."""
+    for item in items:
+        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        by_metric = item.path.parent.name == "metrics" and isinstance(name, str)
+        item.add_marker(pytest.mark.xdist_group(name if by_metric else str(item.path)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compile_once(tmp_path_factory):
     """Programs compiled by one test are there for the others, and for the scripts that they start."""
@@ -22,7 +31,7 @@ def _compile_once(tmp_path_factory):
         folder = folder.parent
     settings = {
         "jax_compilation_cache_dir": str(folder / "compiled"),
-        "jax_persistent_cache_min_compile_time_secs": 0.5,
+        "jax_persistent_cache_min_compile_time_secs": 0.2,
     }
     for name, value in settings.items():
         jax.config.update(name, value)

@@ -159,25 +159,32 @@ Strips = tuple[jax.Array, ...]
 _STRIPS = 4
 
 
-def upper_products(rows: jax.Array) -> Strips:
-    """Returns what rowsᵀ·rows has on and above its diagonal, as strips of whole columns [w, r - first]: see `mirrored`.
+def upper_products(rows: jax.Array, *, num_strips: int = _STRIPS) -> Strips:
+    """Returns what rowsᵀ·rows has on and above its diagonal, as strips [w, r - first] of w whole rows: see `mirrored`.
 
-    Four strips leave out three eighths of the work, and more would make the products narrow: on 2 CPU cores XLA takes
-    two thirds of the time of the full product at r=2048 and half of it at r=512 (`experiments/benchmark.py`).
+    Four strips leave out three eighths of the work; more would make the products so narrow that they take longer again.
+    On CPU they take about four fifths of the time of one product (r = 512 and 2048; `experiments/benchmark.py`).
 
     Args:
       rows: float [b, r].
+      num_strips: at most.
     """
-    width = -(-rows.shape[1] // _STRIPS)
+    width = -(-rows.shape[1] // num_strips)
     firsts = range(0, rows.shape[1], width)
     return tuple(jnp.matmul(rows[:, at : at + width].T, rows[:, at:], precision="highest") for at in firsts)
 
 
 def mirrored(strips: Strips) -> jax.Array:
     """Returns the symmetric matrix [r, r], exactly so, of which `upper_products` gave the upper strips."""
-    r = strips[0].shape[1]
-    upper = jnp.concatenate([jnp.pad(strip, ((0, 0), (r - strip.shape[1], 0))) for strip in strips])
-    return jnp.triu(upper) + jnp.triu(upper, 1).T
+    width = len(strips[0])
+    rows = []
+    for index, strip in enumerate(strips):
+        size = len(strip)
+        places = [(index - before) * width for before in range(index)]
+        left = [above[:, at : at + size].T for above, at in zip(strips[:index], places, strict=True)]
+        middle = strip[:, :size]
+        rows.append(jnp.concatenate([*left, (middle + middle.T) / 2, strip[:, size:]], axis=1))
+    return jnp.concatenate(rows)
 
 
 def fold_rows(step: Callable[..., State], start: State, features: jax.Array, *others: jax.Array) -> State:
@@ -282,7 +289,7 @@ def smallest(values: jax.Array, k: int) -> jax.Array:
     """Returns where the k smallest of each row are, int32 [b, k]; smallest first, of equal ones the first first.
 
     They lie in the k blocks of columns that have the smallest minima, so one pass over the values and little more will
-    do: on CPU `jax.lax.top_k` takes fifty times as long (n=1100, k=5; `experiments/benchmark.py`).
+    do: on CPU `jax.lax.top_k` takes a hundred times as long (n=1100, k=5; `experiments/benchmark.py`).
 
     Args:
       values: float [b, n], not NaN. A multiple of 16 columns saves a copy.
