@@ -394,7 +394,8 @@ def neighbor_share(
 
     Args:
       features: float [n, d], n > num_neighbors.
-      labels: int [n]; or [n, c] of a multi-label target, where the mean `set_similarity` takes the share's place.
+      labels: int [n]; or [n, c] of a multi-label target, where the mean `set_similarity` takes the share's place, over
+        the pairs that have a known label in common.
       num_neighbors: of how many.
       include_self: whether an example counts as its own first neighbour.
 
@@ -405,6 +406,8 @@ def neighbor_share(
     found = nearest_neighbors(features, k, include_self=include_self)
     if labels.ndim == 2:
         alike = jax.vmap(set_similarity, in_axes=(1, None), out_axes=1)(labels[found], labels)
-    else:
-        alike = labels[found] == labels[:, None]
-    return jnp.mean(alike, dtype=jnp.promote_types(features.dtype, jnp.float32))
+        both_known = jax.vmap(lambda one: jnp.any((one >= 0) & (labels >= 0), axis=1), in_axes=1, out_axes=1)
+        told = both_known(labels[found]).astype(alike.dtype)
+        share = jnp.sum(alike * told) / jnp.maximum(jnp.sum(told), 1)
+        return share.astype(jnp.promote_types(features.dtype, jnp.float32))
+    return jnp.mean(labels[found] == labels[:, None], dtype=jnp.promote_types(features.dtype, jnp.float32))

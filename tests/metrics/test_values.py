@@ -143,6 +143,15 @@ def test_knn_is_the_reference():
     )
 
 
+def test_knn_passes_over_neighbors_without_a_known_label_in_common():
+    """Three examples on a line; the first knows label 0 only, the second both, the third label 1 only."""
+    features = np.array([[0.0], [1.0], [2.1]], np.float32)
+    sets = np.array([[1, -1], [1, 0], [-1, 1]])
+    pair = make_pair(features, sets, num_classes=2)
+    # 0 and 1 are alike, 1 and 2 are not, 0 and 2 cannot be compared
+    assert float(metrics.get("knn").fn(pair.features, pair.labels, num_classes=2)) == pytest.approx(2 / 4)
+
+
 def test_knn_of_random_labels_is_chance():
     rng = np.random.default_rng(1)
     features, labels = rng.standard_normal((2000, 8)).astype(np.float32), rng.integers(0, 4, 2000)
