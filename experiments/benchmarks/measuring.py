@@ -23,6 +23,9 @@ from transferjax.types import TransferPair, make_pair
 NUM_SOURCE_CLASSES = 165  # as RadImageNet has
 # Above, neither what compares all pairs of examples nor the peers are run: their time and memory grow too fast.
 MANY_EXAMPLES = 20_000
+# Seconds before each measurement: OpenBLAS's threads go on spinning after their last call, and NumPy's and JAX's are
+# not the same, so that each would slow the other down.
+_PAUSE = 0.2
 
 
 class Size(NamedTuple):
@@ -98,6 +101,7 @@ def watched(fn: Callable[[], Any], before: float | None = None) -> tuple[Any, fl
       fn: what to run.
       before: resident bytes on top of which; None for those at its start.
     """
+    time.sleep(_PAUSE)
     before = status("VmRSS") if before is None else before
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
