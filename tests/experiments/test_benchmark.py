@@ -119,7 +119,7 @@ def test_peers_are_of_metrics_that_there_are():
 
 
 def test_made_up_features_decay_and_overlap():
-    """At d = 2048, 80 % of the variance lie in some 55 components; and most neighbours are of other classes, not all."""
+    """At d = 2048, 80 % of the variance lie in some 55 components; most neighbours are of other classes, not all."""
     made = measuring.made_up(measuring.Size(1500, 2048, 100))
     variances = np.linalg.eigvalsh(np.cov(made.features, rowvar=False))[::-1]
     assert 45 <= np.searchsorted(np.cumsum(variances) / variances.sum(), 0.8) + 1 <= 65
