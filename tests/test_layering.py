@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"_validate"},
+    {"_threads", "_validate"},
     {"_files", "types"},
     {"_groups", "_linalg", "_mixture", "_pca"},
     {"metrics", "gradients", "models", "data", "evaluation", "published"},

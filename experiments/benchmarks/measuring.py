@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from experiments.benchmarks.peers import Data, Peer
 from transferjax import _linalg, metrics
@@ -145,6 +146,7 @@ def measure(size: Size, names: tuple[str, ...], peer: Peer | None, seconds: floa
     found: dict[str, Any] = {"values": values, "examples": len(data.labels)}
     costs: list[tuple[float, ...]] = []
     peer_costs: list[tuple[float, ...]] = []
+    single: list[float] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         start = time.perf_counter()
@@ -156,11 +158,14 @@ def measure(size: Size, names: tuple[str, ...], peer: Peer | None, seconds: floa
             costs.append(watched(score, before)[1:])
             if theirs:
                 peer_costs.append(watched(theirs)[1:])
+                with threadpool_limits(limits=1, user_api="blas"):
+                    single.append(watched(theirs)[1])
     found["seconds"], _ = map(min, zip(*costs, strict=True))
     _, found["memory"] = map(max, zip(*costs, strict=True))
     found["compiling"] = first - found["seconds"]
     if peer_costs:
         found["peer_seconds"], _ = map(min, zip(*peer_costs, strict=True))
+        found["single_seconds"] = min(single)
         _, found["peer_memory"] = map(max, zip(*peer_costs, strict=True))
     return found
 

@@ -141,6 +141,7 @@ def test_a_tiny_run(tmp_path):
     assert table.loc["leep_published", "peer_seconds"] == table.loc["leep", "peer_seconds"]
     assert table.loc["all together", "peer_seconds"] == table.loc[["gbc", "leep"], "peer_seconds"].sum()
     np.testing.assert_allclose(table["ratio"], table["peer_seconds"] / table["seconds"])
+    np.testing.assert_allclose(table["single_ratio"], table["single_seconds"] / table["seconds"])
     assert not table["note"].fillna("").str.contains("differ").any()
 
 
@@ -149,7 +150,14 @@ def test_a_process_that_is_killed_leaves_a_note():
 
 
 def row(name, **numbers):
-    known = {"seconds": 1.0, "peer_seconds": 2.0, "compiling": 1.0, "memory": 1e6, "peer_memory": 1e6}
+    known = {
+        "seconds": 1.0,
+        "peer_seconds": 2.0,
+        "single_seconds": 1.5,
+        "compiling": 1.0,
+        "memory": 1e6,
+        "peer_memory": 1e6,
+    }
     texts = {"value": "", "peer_value": "", "note": ""}
     return {"row": name, "n": 100_000, "d": 2048, "c": 100, **known, **texts, **numbers}
 
@@ -161,8 +169,10 @@ def test_conclusions_name_what_is_slower_or_larger():
     ])  # fmt: skip
     small = "\n".join(suite.conclusions("small", rows))
     assert "NOT met by logme." in small
+    assert "With one thread for the peer: logme 1.5, parc 1.5." in small
     assert "Not measured: nleep, sfda, ncti, h_score, feature_quality." in small
     assert "Asked: 5 times as fast as the peers. It is 2.9 times: NOT met." in small
+    assert "With one thread for the peers it is 1.1 times." in small
     assert "It is 2.9 times: NOT met." in "\n".join(suite.conclusions("medium", rows))
     assert "Most: parc, 1.85 times; NOT met by parc." in "\n".join(suite.conclusions("large", rows))
 

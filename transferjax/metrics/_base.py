@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transferjax._threads import threads_for
 from transferjax._validate import fail
 from transferjax.metrics._view import Share, View, label_views
 from transferjax.types import TransferPair
@@ -217,7 +218,8 @@ def score(pair: TransferPair, names: Iterable[str], rng: jax.Array) -> dict[str,
     """
     chosen = {name: get(name) for name in names}
     view = View(pair)
-    return {name: metric(view, rng) for name, metric in chosen.items()}
+    with threads_for(*pair.features.shape):
+        return {name: metric(view, rng) for name, metric in chosen.items()}
 
 
 def probabilities(logits: jax.Array, head: str) -> jax.Array:

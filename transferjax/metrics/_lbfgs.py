@@ -39,17 +39,24 @@ class _Search(NamedTuple):
     evaluations: jax.Array
 
 
+class _Memory(NamedTuple):
+    """The last steps, of which a quadratic model is made."""
+
+    moves: jax.Array  # [MEMORY, p], of the point
+    changes: jax.Array  # [MEMORY, p], of the gradient
+    place: jax.Array  # where the next one goes, and the oldest is
+    stored: jax.Array  # how many of them count, the last ones
+
+
 class _State(NamedTuple):
-    """Between two evaluations: the point reached, value and gradient there, the direction searched, and the memory."""
+    """Between two evaluations: the point reached, value and gradient there, and the direction that is searched."""
 
     point: jax.Array
     value: jax.Array
     gradient: jax.Array
     direction: jax.Array
     search: _Search
-    moves: jax.Array  # [MEMORY, p], of the point, oldest first
-    changes: jax.Array  # [MEMORY, p], of the gradient
-    stored: jax.Array  # how many of them
+    memory: _Memory
     iterations: jax.Array
     finished: jax.Array
 
@@ -106,77 +113,86 @@ def minimize(
         search, accepted = _advanced(state.search, _End(state.search.step, value, gradient @ state.direction))
         first = jnp.isinf(state.value)  # the start itself, which is accepted as it is
         accepted = first | accepted
-        given_up = search.evaluations >= _MAX_EVALUATIONS
-        return jax.lax.cond(
-            accepted | given_up,
-            lambda: moved(state._replace(search=search), trial, value, gradient, first, accepted),
-            lambda: state._replace(search=search),
-        )
+        given_up = ~accepted & (search.evaluations >= _MAX_EVALUATIONS)
 
-    def moved(
-        state: _State, trial: jax.Array, value: jax.Array, gradient: jax.Array, first: jax.Array, accepted: jax.Array
-    ) -> _State:
-        """Returns the state after a line search, with the next direction; without a step if it was given up."""
         move, change = trial - state.point, gradient - state.gradient
         product, before = move @ change, state.search.start
         useful = accepted & (product > -jnp.finfo(product.dtype).eps * state.search.step * before.slope)
-        moves = jnp.where(useful, jnp.concatenate([state.moves[1:], move[None]]), state.moves)
-        changes = jnp.where(useful, jnp.concatenate([state.changes[1:], change[None]]), state.changes)
-        stored = jnp.where(accepted, jnp.minimum(state.stored + useful, MEMORY), 0)  # given up: begin anew
+        memory = _remembered(state.memory, move, change, useful)
+        memory = memory._replace(stored=jnp.where(given_up, 0, memory.stored))  # then begin anew
+
         scale = jnp.maximum(jnp.maximum(jnp.abs(before.value), jnp.abs(value)), 1)
         small = ~first & (before.value - value <= tolerance * scale)
         level = (jnp.max(jnp.abs(gradient)) <= tolerance) | ~jnp.isfinite(value)
-        finished = jnp.where(accepted, small | level, state.stored == 0)
+        finished = jnp.where(accepted, small | level, given_up & (state.memory.stored == 0))
         point, value, gradient = (
             jnp.where(accepted, new, old)
             for new, old in ((trial, state.point), (value, state.value), (gradient, state.gradient))
         )
-        direction = -_product_with_inverse_hessian(moves, changes, stored, gradient)
-        slope = gradient @ direction
-        length = jnp.where(first, jnp.minimum(1 / jnp.sqrt(-slope), _LONGEST), 1)
+
+        def turned() -> tuple[jax.Array, _Search]:
+            """Returns the next direction and the start of the search along it."""
+            direction = -_product_with_inverse_hessian(memory, gradient)
+            slope = gradient @ direction
+            length = jnp.where(first, jnp.minimum(1 / jnp.sqrt(-slope), _LONGEST), 1)
+            return direction, _begun(value, slope, length)
+
+        # the memory stays outside: what a branch returns is copied
+        direction, search = jax.lax.cond(accepted | given_up, turned, lambda: (state.direction, search))
         iterations = state.iterations + (accepted & ~first)
-        search = _begun(value, slope, length)
-        return _State(point, value, gradient, direction, search, moves, changes, stored, iterations, finished)
+        return _State(point, value, gradient, direction, search, memory, iterations, finished)
 
     flat, zero = start.ravel(), jnp.int32(0)
-    nothing, memory = jnp.zeros_like(flat), jnp.zeros((MEMORY, len(flat)), flat.dtype)
+    nothing, rows = jnp.zeros_like(flat), jnp.zeros((MEMORY, len(flat)), flat.dtype)
     infinite, none = jnp.full((), jnp.inf, flat.dtype), jnp.zeros((), flat.dtype)
     search = _begun(infinite, none, none)
-    state = _State(flat, infinite, nothing, nothing, search, memory, memory, zero, zero, jnp.bool_(False))
+    memory = _Memory(rows, rows, zero, zero)
+    state = _State(flat, infinite, nothing, nothing, search, memory, zero, jnp.bool_(False))
     state = jax.lax.while_loop(lambda state: ~state.finished & (state.iterations < max_iterations), step, state)
     return Minimum(state.point.reshape(start.shape), state.value, state.iterations, state.finished)
 
 
-def _product_with_inverse_hessian(
-    moves: jax.Array, changes: jax.Array, stored: jax.Array, gradient: jax.Array
-) -> jax.Array:
-    """Returns the approximate inverse Hessian times the gradient [p], by the two loops over the memory.
+def _remembered(memory: _Memory, move: jax.Array, change: jax.Array, useful: jax.Array) -> _Memory:
+    """Returns the memory with another pair, in the place of the oldest; as it was, if that is not useful."""
+    place = memory.place
 
-    Not by the compact form with its two triangular systems: LAPACK's threads would wake up for each of them.
+    def put(rows: jax.Array, row: jax.Array) -> jax.Array:
+        return rows.at[place].set(jnp.where(useful, row, rows[place]))
 
-    Args:
-      moves: [m, p], of which the last `stored` count.
-      changes: [m, p], likewise.
-      stored: scalar.
-      gradient: [p].
+    stored = jnp.minimum(memory.stored + useful, MEMORY)
+    return _Memory(put(memory.moves, move), put(memory.changes, change), (place + useful) % MEMORY, stored)
+
+
+def _product_with_inverse_hessian(memory: _Memory, gradient: jax.Array) -> jax.Array:
+    """Returns the approximate inverse Hessian times the gradient [p].
+
+    What the two loops over the memory do to vectors is done to their coefficients, for which the products of all pairs
+    of vectors are enough: the memory is read twice instead of once for each of its vectors. The loops are the two
+    triangular systems of the compact form; not by LAPACK, whose threads would wake up for each of them.
     """
-    known = jnp.arange(len(moves)) >= len(moves) - stored
-    products = jnp.sum(moves * changes, axis=1)
-    inverses = jnp.where(known, 1 / jnp.where(known, products, 1), 0)
+    moves, changes, place, stored = memory
+    m = len(moves)
+    of_moves, of_changes = (jnp.matmul(rows, changes.T, precision="highest") for rows in (moves, changes))
+    moves_gradient, changes_gradient = (jnp.matmul(rows, gradient, precision="highest") for rows in (moves, changes))
+    order = (place + jnp.arange(m)) % m  # oldest first
+    known = jnp.arange(m) >= m - stored
+    both = known[:, None] & known
+    of_moves = jnp.where(both, of_moves[order][:, order], jnp.eye(m, dtype=gradient.dtype))
+    of_changes = jnp.where(both, of_changes[order][:, order], 0)
+    moves_gradient = jnp.where(known, moves_gradient[order], 0)
+    changes_gradient = jnp.where(known, changes_gradient[order], 0)
 
-    def newest_first(vector: jax.Array, pair: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        move, change, inverse = pair
-        share = inverse * (move @ vector)
-        return vector - share * change, share
-
-    def oldest_first(vector: jax.Array, pair: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        move, change, inverse, share = pair
-        return vector + (share - inverse * (change @ vector)) * move, None
-
-    vector, shares = jax.lax.scan(newest_first, gradient, (moves, changes, inverses), reverse=True)
-    square = changes[-1] @ changes[-1]
-    scale = jnp.where(stored > 0, products[-1] / jnp.where(stored > 0, square, 1), 1)
-    return jax.lax.scan(oldest_first, scale * vector, (moves, changes, inverses, shares))[0]
+    curvatures = jnp.diagonal(of_moves)
+    scale = jnp.where(stored > 0, curvatures[-1] / jnp.where(stored > 0, of_changes[-1, -1], 1), 1)
+    shares = jnp.zeros(m, gradient.dtype)
+    for i in reversed(range(m)):  # shares[j] is 0 for j <= i
+        shares = shares.at[i].set((moves_gradient[i] - jnp.sum(of_moves[i] * shares)) / curvatures[i])
+    target = curvatures * shares - scale * (changes_gradient - jnp.sum(of_changes * shares, axis=1))
+    steps = jnp.zeros(m, gradient.dtype)
+    for i in range(m):
+        steps = steps.at[i].set((target[i] - jnp.sum(of_moves[:, i] * steps)) / curvatures[i])
+    steps, shares = (jnp.zeros(m, gradient.dtype).at[order].set(found) for found in (steps, shares))
+    return scale * gradient + steps @ moves - (scale * shares) @ changes
 
 
 def _begun(value: jax.Array, slope: jax.Array, step: jax.Array) -> _Search:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from transferjax._linalg import CHUNK_ELEMENTS, chunk_size
+from transferjax._threads import threads_for
 from transferjax._validate import fail
 from transferjax.metrics._base import Metric, Resampling, get
 from transferjax.metrics._view import OF_FEATURES_ALONE, View
@@ -94,6 +95,13 @@ def bootstrap(
     for metric in chosen.values():
         metric.check(pair)
         check_labels(metric, np.asarray(pair.labels))
+    with threads_for(*pair.features.shape):
+        return _bootstrapped(pair, chosen, rng, num_resamples)
+
+
+def _bootstrapped(
+    pair: TransferPair, chosen: Mapping[str, Metric], rng: jax.Array, num_resamples: int
+) -> dict[str, Interval]:
     view = View(pair)
     scores = {name: metric(view, rng) for name, metric in chosen.items()}
     del view  # and the matrices that the metrics shared
