@@ -5,24 +5,28 @@ From the repository:
     python -m experiments.benchmark --suite=metrics
     python -m experiments.benchmark --suite=metrics --sizes=small --metrics=logme,sfda --output=small.csv
     python -m experiments.benchmark --suite=choices
+    python -m experiments.benchmark --suite=gradients --torch_python=<an interpreter that has torch>
+    python -m experiments.benchmark --suite=cell --torch_python=<one that has torch and scikit-learn>
 
 `metrics` compares each metric with what a user of NumPy, SciPy and scikit-learn would write
 (`experiments/benchmarks/peers.py`) on made-up data: small is 1,100 examples of 512 features in 11 classes, medium
 10,000 of 2,048 in 100, large 100,000 of 2,048 in 100, without the peers. It takes long. `choices` compares single
-design choices with their alternatives.
+design choices with their alternatives. `gradients` compares ResNet-18's forward and backward passes with PyTorch's, and
+`cell` the whole way from 1,100 images to the default metrics (`experiments/benchmarks/gradients.py`).
 """
 
 from __future__ import annotations
 
+import pandas as pd
 from absl import flags
 
 from experiments import _cli
-from experiments.benchmarks import choices, measuring
+from experiments.benchmarks import choices, gradients, measuring
 from experiments.benchmarks import metrics as suite
 from transferjax import _files, metrics
 from transferjax._validate import one_of
 
-_SUITES = ("choices", "metrics")
+_SUITES = ("cell", "choices", "gradients", "metrics")
 _SUITE = flags.DEFINE_string("suite", "choices", f"One of: {', '.join(_SUITES)}.")
 _SIZES = flags.DEFINE_list(
     "sizes", list(measuring.SIZES), "Of the suite metrics: these, or such as 500x64x5 (n, d, c)."
@@ -30,7 +34,19 @@ _SIZES = flags.DEFINE_list(
 _METRICS = flags.DEFINE_list("metrics", [], "Of the suite metrics. Default: all.")
 _SECONDS = flags.DEFINE_float("seconds", 20, "After how long no further round of a metric begins.", lower_bound=0)
 _ISOLATE = flags.DEFINE_bool("isolate", True, "A process for each metric and size; without, memory means little.")
-_OUTPUT = flags.DEFINE_string("output", None, "CSV file for the numbers of the suite metrics.")
+_CELLS = flags.DEFINE_list(
+    "cells",
+    None,
+    "Of the suites gradients and cell: sizes of images as 64; of gradients with the batch, as 64x183. Default: all.",
+)
+_VARIANTS = flags.DEFINE_list(
+    "variants", ["forward", "two", "norms"], "Of the suite gradients; also plain, vmap, vmap_all."
+)
+_ROUNDS = flags.DEFINE_integer(
+    "rounds", 3, "Of the suites gradients and cell: processes for each number.", lower_bound=1
+)
+_TORCH = flags.DEFINE_string("torch_python", None, "Python interpreter that has torch. Default: without PyTorch.")
+_OUTPUT = flags.DEFINE_string("output", None, "CSV file for the numbers of a suite, but choices.")
 
 
 def main(argv: list[str]) -> None:
@@ -39,9 +55,29 @@ def main(argv: list[str]) -> None:
     if one_of("suite", _SUITE.value, _SUITES) == "choices":
         choices.run()
         return
+    if _SUITE.value == "cell":
+        images = gradients.cells_of(_CELLS.value or ["64", "224"])
+        _written(gradients.run_cell(images, rounds=_ROUNDS.value, seconds=_SECONDS.value, torch_python=_TORCH.value))
+        return
+    if _SUITE.value == "gradients":
+        images = gradients.cells_of(_CELLS.value) if _CELLS.value else gradients.CELLS
+        for variant in _VARIANTS.value:
+            one_of("variants", variant, (*gradients.PEERS, "vmap_all"))
+        table = gradients.run(
+            images,
+            variants=_VARIANTS.value,
+            rounds=_ROUNDS.value,
+            seconds=_SECONDS.value,
+            torch_python=_TORCH.value,
+        )
+        _written(table)
+        return
     names = tuple(metrics.get(name).name for name in _METRICS.value) or metrics.names()
     sizes = {text: measuring.size_of(text) for text in _SIZES.value}
-    table = suite.run(sizes, names, seconds=_SECONDS.value, isolate=_ISOLATE.value)
+    _written(suite.run(sizes, names, seconds=_SECONDS.value, isolate=_ISOLATE.value))
+
+
+def _written(table: pd.DataFrame) -> None:
     if _OUTPUT.value:
         with _files.atomic_write(_OUTPUT.value) as temporary:
             table.to_csv(temporary, index=False, lineterminator="\n")

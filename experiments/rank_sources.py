@@ -48,6 +48,12 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochast
 _BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap", 0, "Resamples of the target's examples, from which intervals come: at least 20, or 0 for none."
 )
+_GRADIENTS = flags.DEFINE_enum(
+    "gradients",
+    "batch",
+    ["batch", "example"],
+    "batch, or example: gradients of single examples too, and the metrics made of them.",
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where results and cache go. Default: ./runs/rank_<target>.")
 
 
@@ -67,6 +73,7 @@ def main(_argv: list[str]) -> None:
         max_examples_per_class=_MAX_EXAMPLES.value,
         seed=_SEED.value,
         bootstrap=_BOOTSTRAP.value,
+        gradients=_GRADIENTS.value,
         cache_dir=workdir / "cache",
     )
     tables.write_csv(table, workdir / "ranking.csv")

@@ -11,9 +11,10 @@ import pytest
 from jax import export
 
 from transferjax import InputError, extraction, metrics, models
+from transferjax._compile import compiled
 from transferjax.extraction import extract
 from transferjax.gradients import triplet_loss
-from transferjax.gradients.ratio import batch_bounds
+from transferjax.gradients.batches import batch_bounds
 from transferjax.models.preprocessing import normalize
 from transferjax.types import Normalization, TargetDataset
 
@@ -80,7 +81,7 @@ def test_features_and_logits_are_the_network_s(source):
     target = make_target()
     images = normalize(jnp.asarray(target.images), source.normalization)
     expected = jax.jit(source.module.apply)(source.variables, images)
-    for pair in (extract(source, target), extract(source, target, gradients=False, batch_size=7)):
+    for pair in (extract(source, target), extract(source, target, gradients=None, batch_size=7)):
         np.testing.assert_allclose(pair.features, expected.features, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(pair.logits, expected.logits, rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(pair.labels, target.labels)
@@ -141,8 +142,8 @@ def test_the_cache_knows_what_it_depends_on(source, tmp_path, runs):
         (dataclasses.replace(source, normalization=Normalization(mean=(0.5, 0.5, 0.5))), target, {}),
         (source, relabelled, {}),
         (source, make_target(seed=1), {}),
-        (source, target, {"gradients": False}),
-        (source, target, {"gradients": False, "batch_size": 8}),
+        (source, target, {"gradients": None}),
+        (source, target, {"gradients": None, "batch_size": 8}),
     ):
         before = len(runs)
         extract(changed_source, changed_target, cache_dir=tmp_path, **options)
@@ -211,17 +212,30 @@ def test_both_passes_lower_for(source, platform):
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), {**source.variables, "params": params}
     )
     images, labels = jax.ShapeDtypeStruct((4, 28, 28, 3), np.uint8), jax.ShapeDtypeStruct((4,), np.int32)
-    keywords = {"module": module, "normalization": source.normalization}
-    forward = export.export(extraction._forward, platforms=[platform])(variables, images, **keywords)
-    both = export.export(extraction._forward_backward, platforms=[platform])(
-        variables, images, labels, kernels=source.first_two_kernels, **keywords
+    forward = export.export(compiled(extraction.forward, ("module",)), platforms=[platform])(
+        variables, images, source.normalization, module=module
     )
-    assert [e.out_avals[0].shape for e in (forward, both)] == [(4, 32), (4, 32)]
+    assert forward.out_avals[0].shape == (4, 32)
+    backward = compiled(extraction.forward_backward, extraction._STATIC)
+    for micro_batch in (4, 2):
+        both = export.export(backward, platforms=[platform])(
+            variables,
+            images,
+            labels,
+            source.normalization,
+            module=module,
+            kernels=source.first_two_kernels,
+            gradients="example",
+            micro_batch=micro_batch,
+            num_classes=3,
+        )
+        assert [value.shape for value in both.out_avals] == [(2, 2), (2,), (4, 32), (4, 2), (2,)]
 
 
 def test_sources_of_one_architecture_share_one_program(source):
+    backward = compiled(extraction.forward_backward, extraction._STATIC)
     extract(source, make_target())
-    compiled = extraction._forward_backward._cache_size()
+    before = backward._cache_size()
     other = models.random_source("other", "resnet18", num_classes=9, seed=3, width=4)
     extract(other, make_target())
-    assert extraction._forward_backward._cache_size() == compiled
+    assert backward._cache_size() == before

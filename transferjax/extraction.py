@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,39 +18,56 @@ from flax import traverse_util
 from tqdm import tqdm
 
 from transferjax import data
+from transferjax._compile import compiled
 from transferjax._files import atomic_write, hash_arrays, sha256, writable_folder
-from transferjax._validate import positive
-from transferjax.gradients import kernel_gradient_norms
-from transferjax.gradients.ratio import batch_bounds
-from transferjax.models import run
+from transferjax._validate import one_of, positive
+from transferjax.gradients import kernel_gradients, statistics
+from transferjax.gradients.batches import batch_bounds
+from transferjax.gradients.taps import Wanted
+from transferjax.models import memory_per_image, run
 from transferjax.models.preprocessing import normalize
-from transferjax.types import GradientStats, Normalization, SourceModel, TargetDataset, TransferPair, make_pair
+from transferjax.types import (
+    ExampleGradientStats,
+    GradientStats,
+    Normalization,
+    SourceModel,
+    TargetDataset,
+    TransferPair,
+    make_pair,
+)
 
 # Counted up whenever the same inputs give other numbers, so that old cache files are not used any more.
-_VERSION = 1
+_VERSION = 2
 FORWARD_BATCH_SIZE = 128
+MEMORY = 4 * 2**30
+Gradients = Literal["batch", "example"]
 
 
 def extract(
     source: SourceModel,
     target: TargetDataset,
     *,
-    gradients: bool = True,
+    gradients: Gradients | None = "batch",
     batch_size: int = FORWARD_BATCH_SIZE,
+    memory: int = MEMORY,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> TransferPair:
     """Runs the source over the target's images, in their order.
 
     With gradients the batches are the published ones (a sixth of the data, the tail kept), because the triplet loss
-    couples the examples of a batch; features then come out of the same forward pass. The network is in inference
-    mode throughout. Products run at the highest precision on every backend.
+    couples the examples of a batch; features then come out of the same forward pass. A batch that is too large for
+    the memory goes through the network in equal parts, twice (`gradients.kernel_gradients`); its loss is still that of
+    the whole batch. The network is in inference mode throughout. Products run at the highest precision on every
+    backend.
 
     Args:
       source: the network.
       target: n images; shuffled, so that batches mix classes (`data.subsample` does that). Of a multi-label target the
         triplet loss compares label sets.
-      gradients: whether to take the gradient norms too.
+      gradients: `"batch"` for the norms of the batches' gradients at the source's first two kernels; `"example"` for
+        what is known of the examples' shares of them too, see `ExampleGradientStats`; None for none.
       batch_size: of the forward pass if no gradients are taken.
+      memory: bytes that the activations of one pass may take, about.
       cache_dir: folder of cache files; None for no cache. A file that is damaged or belongs to other inputs is not
         used but written again. Passes with and without gradients have files of their own: their batches differ, so
         their features do in the last digit, and a result may not depend on what was run before.
@@ -63,34 +79,52 @@ def extract(
       InputError: too few examples, or the network gives values that are not finite.
     """
     positive("batch_size", batch_size)
-    bounds = (
-        batch_bounds(len(target))
-        if gradients
-        else [(start, min(start + batch_size, len(target))) for start in range(0, len(target), batch_size)]
-    )
+    positive("memory", memory)
+    if gradients is None:
+        bounds = [(start, min(start + batch_size, len(target))) for start in range(0, len(target), batch_size)]
+    else:
+        one_of("gradients", gradients, ["batch", "example"])
+        bounds = batch_bounds(len(target))
+    micro_batch = _micro_batch(source, target, bounds[0][1], memory) if gradients else bounds[0][1]
     arrays = None
     if cache_dir is not None:
-        key = _key(source, target, gradients=gradients, batch_size=bounds[0][1])
+        key = _key(source, target, gradients=gradients, batch_size=bounds[0][1], micro_batch=micro_batch)
         path = writable_folder("cache_dir", cache_dir) / f"{sha256(key.encode())[:40]}.safetensors"
         arrays = _read(path, key)
     if arrays is None:
-        arrays = _run(source, target, bounds, gradients=gradients)
+        arrays = _run(source, target, bounds, gradients=gradients, micro_batch=micro_batch)
         if cache_dir is not None:
             with atomic_write(path) as temporary:
                 metadata = {"key": key, "sha256": hash_arrays(arrays)}
                 safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
+    known = {name: jnp.asarray(arrays[name]) for name in arrays if name not in ("features", "logits")}
+    batch_norms = known.pop("batch_norms", None)
     return make_pair(
         arrays["features"],
         target.labels,
         num_classes=target.num_classes,
         logits=arrays["logits"],
-        gradients=GradientStats(batch_norms=jnp.asarray(arrays["batch_norms"])) if gradients else None,
+        gradients=None if batch_norms is None else GradientStats(batch_norms=batch_norms),
+        example_gradients=ExampleGradientStats(**known) if known else None,
         head=source.head,
     )
 
 
+def _micro_batch(source: SourceModel, target: TargetDataset, batch: int, memory: int) -> int:
+    """Returns how many images at a time go through the network; where they have to be fewer, parts of equal size."""
+    shape = target.images.shape[1:]
+    most = max(1, memory // memory_per_image(source.module, source.variables, shape))
+    parts = -(-batch // most)
+    return -(-batch // parts)
+
+
 def _run(
-    source: SourceModel, target: TargetDataset, bounds: list[tuple[int, int]], *, gradients: bool
+    source: SourceModel,
+    target: TargetDataset,
+    bounds: list[tuple[int, int]],
+    *,
+    gradients: Gradients | None,
+    micro_batch: int,
 ) -> dict[str, np.ndarray]:
     # Without their heads the networks of one architecture are one program, whatever they were trained on: it is
     # compiled once, and the head is one small product at the end.
@@ -98,55 +132,78 @@ def _run(
     kernel, bias = (params.pop((*source.head_path, leaf)) for leaf in ("kernel", "bias"))
     module = source.module.clone(num_classes=0)
     variables = jax.device_put({**source.variables, "params": traverse_util.unflatten_dict(params)})
-    features, norms = [], []
+    found: dict[str, list[np.ndarray]] = {}
     with jax.default_matmul_precision("highest"):
         for start, end in tqdm(bounds, desc=source.name, unit="batch", disable=None, leave=False):
             images = target.images[start:end]
-            if gradients:
-                batch_features, batch_norms = _forward_backward(
+            if gradients is None:
+                run_network = compiled(forward, ("module",))
+                of_batch = {"features": run_network(variables, images, source.normalization, module=module)}
+            else:
+                of_batch = compiled(forward_backward, _STATIC)(
                     variables,
                     images,
                     target.labels[start:end],
+                    source.normalization,
                     module=module,
                     kernels=source.first_two_kernels,
-                    normalization=source.normalization,
+                    gradients=gradients,
+                    micro_batch=min(micro_batch, end - start),
+                    num_classes=target.num_classes,
                 )
-                norms.append(np.asarray(batch_norms))
-            else:
-                batch_features = _forward(variables, images, module=module, normalization=source.normalization)
-            features.append(np.asarray(batch_features))
-        all_features = np.concatenate(features)
-        arrays = {"features": all_features, "logits": np.asarray(jnp.asarray(all_features) @ kernel + bias)}
-    return {**arrays, "batch_norms": np.stack(norms)} if gradients else arrays
+            for name, array in of_batch.items():
+                found.setdefault(name, []).append(np.asarray(array))
+        by_example = ("features", "norms")  # the rest is of batches
+        arrays = {name: (np.concatenate if name in by_example else np.stack)(parts) for name, parts in found.items()}
+        return {**arrays, "logits": np.asarray(jnp.asarray(arrays["features"]) @ kernel + bias)}
 
 
-@functools.partial(jax.jit, static_argnames=("module",))
-def _forward(variables: Any, images: jax.Array, *, module: nn.Module, normalization: Normalization) -> jax.Array:
+def forward(variables: Any, images: jax.Array, normalization: Normalization, *, module: nn.Module) -> jax.Array:
     """Images uint8 [b, h, w, 3] → features [b, d]."""
     return run(module, variables, normalize(images, normalization)).features
 
 
-@functools.partial(jax.jit, static_argnames=("module", "kernels"))
-def _forward_backward(
+_STATIC = ("module", "kernels", "gradients", "micro_batch", "num_classes")
+
+
+def forward_backward(
     variables: Any,
     images: jax.Array,
     labels: jax.Array,
+    normalization: Normalization,
     *,
     module: nn.Module,
     kernels: tuple[tuple[str, ...], ...],
-    normalization: Normalization,
-) -> tuple[jax.Array, jax.Array]:
-    """Images uint8 [b, h, w, 3], labels [b] or [b, c] → features [b, d], gradient norms [l]."""
-    params = traverse_util.flatten_dict(variables["params"])
+    gradients: Gradients,
+    micro_batch: int,
+    num_classes: int,
+) -> dict[str, jax.Array]:
+    """Images uint8 [b, h, w, 3], labels [b] or [b, c] → features [b, d] and the fields of the gradients' statistics."""
+    aligned = gradients == "example" and labels.ndim == 1
+    by_example: tuple[Wanted, ...] = ("norms", "squares") if gradients == "example" else ()
+    found = kernel_gradients(
+        module,
+        variables,
+        images,
+        labels,
+        paths=kernels,
+        wanted=("batch", *by_example, *(("directions",) if aligned else ())),
+        micro_batch=micro_batch,
+        num_classes=num_classes,
+        prepare=jax.tree_util.Partial(normalize, normalization=normalization),
+    )
+    told = {"features": found.features, "batch_norms": statistics.batch_norms(found)}
+    if gradients == "example":
+        assert found.norms is not None
+        told |= {"norms": found.norms, "signal_to_noise": statistics.signal_to_noise(found)}
+    if aligned:
+        told["alignment"] = statistics.alignment(found, labels)
+    return told
 
-    def embed(leaves: tuple[jax.Array, ...]) -> jax.Array:
-        replaced = traverse_util.unflatten_dict({**params, **dict(zip(kernels, leaves, strict=True))})
-        return run(module, {**variables, "params": replaced}, normalize(images, normalization)).features
 
-    return kernel_gradient_norms(embed, tuple(params[path] for path in kernels), labels)
-
-
-def _key(source: SourceModel, target: TargetDataset, *, gradients: bool, batch_size: int) -> str:
+def _key(
+    source: SourceModel, target: TargetDataset, *, gradients: Gradients | None, batch_size: int, micro_batch: int
+) -> str:
     """Everything that the arrays depend on, as text."""
     facts = {
         "version": _VERSION,
@@ -156,6 +213,8 @@ def _key(source: SourceModel, target: TargetDataset, *, gradients: bool, batch_s
         "preprocessing": {"mean": source.normalization.mean, "std": source.normalization.std},
         "dtype": "float32",
         "batch_size": batch_size,
+        "micro_batch": micro_batch,
+        "by_example": gradients == "example",
         "gradients": [list(path) for path in source.first_two_kernels] if gradients else None,
     }
     return json.dumps(facts, sort_keys=True)

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -18,11 +18,18 @@ from tqdm import tqdm
 from transferjax import combine, data, metrics, models
 from transferjax._validate import InputError, fail, one_of
 from transferjax.evaluation import static
-from transferjax.extraction import extract
+from transferjax.extraction import Gradients, extract
 from transferjax.metrics.bootstrap import MIN_RESAMPLES, Interval, check_labels, probability_beats, probability_best
 from transferjax.types import SCORE_COLUMNS, ScoreTable, SourceModel, TargetDataset
 
 DEFAULT_METRICS = ("feature_quality", "gradient_ratio", "leep", "logme", "knn")
+EXAMPLE_METRICS = (
+    "gradient_ratio_mean",
+    "gradient_ratio_median",
+    "gradient_snr",
+    "gradient_alignment",
+    "gradient_alignment_contrast",
+)
 COMBINED = "combined"
 _PACKAGES = ("transferjax", "jax", "jaxlib", "flax", "numpy", "scipy")
 
@@ -38,6 +45,7 @@ def rank_sources(
     image_size: int | None = None,
     seed: int = 0,
     bootstrap: int = 0,
+    gradients: str = "batch",
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ScoreTable:
     """Scores each source for the target and ranks them.
@@ -59,6 +67,9 @@ def rank_sources(
       seed: of the draw of examples and of stochastic metrics, from 0 to 2**32 - 1.
       bootstrap: how many resamples of the target's examples tell how sure each score is, at least 20 (see
         `transferjax.metrics.bootstrap`); 0 for none. The static controls have no interval.
+      gradients: `"batch"` for the norms of batches' gradients, if a metric needs them; `"example"` for what is known of
+        the examples' gradients too. Then the metrics made of that are scored besides those asked for
+        (`EXAMPLE_METRICS`, those that the target allows).
       cache_dir: where features and gradients are kept for the next time; None for nowhere.
 
     Returns:
@@ -72,6 +83,7 @@ def rank_sources(
     """
     one_of("scenario", scenario, combine.SCENARIOS)
     one_of("method", method, combine.METHODS)
+    one_of("gradients", gradients, ["batch", "example"])
     if max_examples_per_class is not None and max_examples_per_class < data.MIN_PER_CLASS:
         raise fail("max_examples_per_class", f"{max_examples_per_class}", f"Take at least {data.MIN_PER_CLASS}.")
     if not 0 <= seed < 2**32:
@@ -84,10 +96,17 @@ def rank_sources(
     if not metrics:
         raise fail("metrics", "none given", "Name at least one.")
     chosen = _parts(metrics)
-    needs_gradients = any("gradients" in _metric(name).inputs for name in chosen)
+    by_example = [name for name in chosen if "example_gradients" in _metric(name).inputs]
+    if by_example and gradients != "example":
+        raise fail("gradients", f"{gradients!r} is not enough for {', '.join(by_example)}", "Choose 'example'.")
     loaded = _load(sources)
     dataset, left_out = data.leave_out_rare_labels(data.load(target, image_size=image_size))
     dataset = data.subsample(dataset, max_examples_per_class, rng=np.random.default_rng(seed))
+    if gradients == "example":
+        several = dataset.labels.ndim == 2
+        allowed = [name for name in EXAMPLE_METRICS if not (several and _metric(name).multilabel == "refused")]
+        chosen = list(dict.fromkeys([*chosen, *allowed]))
+    needed = any({"gradients", "example_gradients"} & set(_metric(name).inputs) for name in chosen)
     _check_metrics(chosen, dataset.labels, bootstrap=bool(bootstrap))
 
     scores: dict[str, dict[str, float]] = {}
@@ -97,7 +116,9 @@ def rank_sources(
     for source in tqdm(loaded, desc=f"sources for {dataset.name}", unit="source", disable=None):
         start = time.perf_counter()
         try:
-            pair = extract(source, dataset, gradients=needs_gradients, cache_dir=cache_dir)
+            pair = extract(
+                source, dataset, gradients=cast(Gradients, gradients) if needed else None, cache_dir=cache_dir
+            )
         except InputError as error:
             raise InputError(f"source {source.name}: {error}") from error
         extracted = time.perf_counter()

@@ -127,6 +127,23 @@ class GradientStats:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ExampleGradientStats:
+    """What is known of the examples' shares of the batch losses' gradients at the l chosen kernels.
+
+    Attributes:
+      norms: float32 [n, l], Frobenius norms.
+      signal_to_noise: float32 [batches, l], see `transferjax.gradients.statistics.signal_to_noise`.
+      alignment: float32 [batches, l, 2], mean cosines within and between classes, see `statistics.alignment` there; or
+        None for a multi-label target, which has no classes.
+    """
+
+    norms: jax.Array
+    signal_to_noise: jax.Array
+    alignment: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferPair:
     """What a source makes of a target: all that the metrics see. Build it with `make_pair`, which checks values.
 
@@ -134,7 +151,8 @@ class TransferPair:
       features: float [n, d].
       labels: int32 [n] in 0..c-1; for a multi-label target int32 [n, c] of 0, 1 and -1 for a missing label.
       logits: float [n, k], or None if the source has no head.
-      gradients: or None if they were not asked for.
+      gradients: of the batches; or None if they were not asked for.
+      example_gradients: by example; or None if they were not asked for.
       num_classes: c; static.
       max_class_size: no class has more examples than this; static, since it is the size of what a kernel holds of one
         class. `class_size_bound` gives it; that of a pair is good for all parts of it that keep the classes.
@@ -145,6 +163,7 @@ class TransferPair:
     labels: jax.Array
     logits: jax.Array | None = None
     gradients: GradientStats | None = None
+    example_gradients: ExampleGradientStats | None = None
     num_classes: int = dataclasses.field(metadata={"static": True})
     max_class_size: int = dataclasses.field(metadata={"static": True})
     head: Head = dataclasses.field(default="softmax", metadata={"static": True})
@@ -155,9 +174,13 @@ class TransferPair:
         return self.labels.ndim == 2
 
     def take(self, rows: Any) -> TransferPair:
-        """Returns the pair of these examples, in the order given; gradients, which are of batches, stay whole."""
-        logits = None if self.logits is None else self.logits[rows]
-        return dataclasses.replace(self, features=self.features[rows], labels=self.labels[rows], logits=logits)
+        """Returns the pair of these examples, in the order given; what is known of batches stays whole."""
+        changed: dict[str, Any] = {"features": self.features[rows], "labels": self.labels[rows]}
+        if self.logits is not None:
+            changed["logits"] = self.logits[rows]
+        if (stats := self.example_gradients) is not None:
+            changed["example_gradients"] = dataclasses.replace(stats, norms=stats.norms[rows])
+        return dataclasses.replace(self, **changed)
 
 
 def make_pair(
@@ -167,6 +190,7 @@ def make_pair(
     num_classes: int,
     logits: Any = None,
     gradients: GradientStats | None = None,
+    example_gradients: ExampleGradientStats | None = None,
     head: Head = "softmax",
 ) -> TransferPair:
     """Builds a pair from arrays and checks, once, what the metrics rely on.
@@ -177,6 +201,7 @@ def make_pair(
       num_classes: c, at least 2; 1 will do for a multi-label target.
       logits: float [n, k].
       gradients: norms taken on the same examples.
+      example_gradients: likewise.
       head: `"softmax"` or `"sigmoid"`.
 
     Returns:
@@ -209,6 +234,7 @@ def make_pair(
         labels=jnp.asarray(labels, dtype=np.int32),
         logits=None if logits is None else jnp.asarray(logits),
         gradients=gradients,
+        example_gradients=example_gradients,
         num_classes=num_classes,
         max_class_size=class_size_bound(labels),
         head=head,

@@ -35,8 +35,13 @@ from tqdm import tqdm
 
 from experiments.benchmarks.measuring import MANY_EXAMPLES, Size, measure, measure_shared
 from experiments.benchmarks.peers import PEERS, Peer
+from transferjax import metrics
 
-LEFT_OUT = {"gradient_ratio": "a ratio of norms that it is given: nothing to compare"}
+LEFT_OUT = {
+    name: "of statistics of gradients that it is given: nothing to compare"
+    for name in metrics.names()
+    if {"gradients", "example_gradients"} & set(metrics.get(name).inputs)
+}
 PAIRWISE = ("knn",)  # compare all pairs of examples, without taking a subsample
 # What was asked for: metrics no slower than their peers; all together faster by a factor; memory within a multiple.
 AT_LEAST_AS_FAST = ("nleep", "sfda", "ncti", "logme", "h_score", "parc", "feature_quality")

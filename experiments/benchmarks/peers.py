@@ -208,6 +208,12 @@ def gbc(data: Data) -> float:
     return float(len(means) - np.exp(-distances).sum())
 
 
+def grad_norm(data: Data) -> float:
+    """One product of the features with 1/c less the one-hot labels."""
+    away = 1 / data.num_classes - one_hot(data)
+    return float(np.linalg.norm(data.features.T @ away)) / len(away)
+
+
 def lfc(data: Data) -> float:
     """Both n x n kernels, centred, in float32."""
     x = data.features - data.features.mean(axis=0)
@@ -387,6 +393,7 @@ PEERS = {
         Peer(fn=feature_quality, metrics=("feature_quality",), tolerance=_RANDOM_PCA),
         Peer(fn=feature_quality_loo, metrics=("feature_quality_loo",), tolerance=_RANDOM_START),
         Peer(fn=gbc, metrics=("gbc",), tolerance=_RANDOM_PCA),
+        Peer(fn=grad_norm, metrics=("grad_norm",), tolerance=_SAME),
         Peer(fn=h_score, metrics=("h_score",), tolerance=_SAME),
         Peer(fn=h_score_regularized, metrics=("h_score_regularized",), tolerance=_SAME),
         Peer(fn=knn, metrics=("knn",), tolerance=_SAME),

@@ -6,18 +6,18 @@ import dataclasses
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import gradient_stats
 from tests.metrics.test_contract import count_compilations
 from transferjax import InputError, metrics
 from transferjax.metrics.bootstrap import draw, probability_beats, probability_best
-from transferjax.types import GradientStats, make_pair
+from transferjax.types import make_pair
 
 MODULE = sys.modules["transferjax.metrics.bootstrap"]  # the package has the function under this name
 KEY = jax.random.key(0)
-NAMES = ("knn", "logme", "leep", "gradient_ratio")
+NAMES = ("knn", "logme", "leep", "gradient_ratio", "gradient_ratio_median", "gradient_alignment")
 
 
 def make(seed=0, *, n=120, d=12, c=3, labels=None):
@@ -25,8 +25,8 @@ def make(seed=0, *, n=120, d=12, c=3, labels=None):
     rng = np.random.default_rng(seed)
     labels = np.resize(np.arange(c), n) if labels is None else labels
     features = (rng.standard_normal((len(labels), d)) + 1.2 * np.eye(c, d)[labels]).astype(np.float32)
-    norms = jnp.asarray(rng.uniform(0.1, 1, (7, 2)), np.float32)
-    return make_pair(features, labels, num_classes=c, logits=features, gradients=GradientStats(batch_norms=norms))
+    known = gradient_stats.made(rng, len(labels))
+    return make_pair(features, labels, num_classes=c, logits=features, **known)
 
 
 def make_multilabel(n=40):
@@ -97,10 +97,7 @@ def test_a_resample_is_scored_as_a_pair_of_its_own(name):
     interval = metrics.bootstrap(pair, [name], KEY, 20)[name]
     values = []
     for row in draw(interval.scheme, pair, KEY, 20):
-        if interval.scheme == "batches":
-            part = dataclasses.replace(pair, gradients=GradientStats(batch_norms=pair.gradients.batch_norms[row]))
-        else:
-            part = pair.take(row)
+        part = gradient_stats.of_batches(pair, row) if interval.scheme == "batches" else pair.take(row)
         values.append(metrics.score(part, [name], KEY)[name])
     expected = np.clip(interval.score + np.array(values) - np.mean(values), *metrics.get(name).range)
     np.testing.assert_allclose(interval.resamples, expected, rtol=1e-5, atol=1e-6)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from jax import export
 
+from tests import gradient_stats
 from transferjax import InputError, metrics
 from transferjax.metrics._view import View
-from transferjax.types import GradientStats, TransferPair, make_pair
+from transferjax.types import TransferPair, make_pair
 
 N, D, K, C = 60, 12, 7, 3
 JITTABLE = [name for name in metrics.names() if metrics.get(name).jittable]
@@ -29,13 +30,12 @@ def make(dtype=np.float32, *, features=None, labels=None, n=N, seed=0):
         centres = rng.standard_normal((C, D))
         features = np.maximum(centres[labels] + 0.7 * rng.standard_normal((n, D)), 0) + 0.1
     logits = 2 * rng.standard_normal((n, K)) + 2 * np.eye(C, K)[labels]
-    norms = rng.uniform(0.1, 1, (7, 2)).astype(np.float32)
     return make_pair(
         features.astype(dtype),
         labels,
         num_classes=C,
         logits=logits.astype(dtype),
-        gradients=GradientStats(batch_norms=jnp.asarray(norms)),
+        **gradient_stats.made(rng, n),
     )
 
 
@@ -52,13 +52,7 @@ def call(metric, pair, fn=None):
 
 def take(pair, order):
     batches = np.random.default_rng(0).permutation(len(pair.gradients.batch_norms))
-    return dataclasses.replace(
-        pair,
-        features=pair.features[order],
-        labels=pair.labels[order],
-        logits=pair.logits[order],
-        gradients=GradientStats(batch_norms=pair.gradients.batch_norms[batches]),
-    )
+    return gradient_stats.of_batches(pair.take(order), batches)
 
 
 @contextlib.contextmanager

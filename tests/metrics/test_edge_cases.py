@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests import gradient_stats
 from tests.metrics.test_contract import C, N, make, score
 from transferjax import InputError, metrics
 from transferjax.types import GradientStats, make_pair
@@ -22,9 +23,7 @@ def of_size(n, d, labels, num_classes):
     rng = np.random.default_rng(0)
     features = np.maximum(rng.standard_normal((n, d)), 0).astype(np.float32) + 0.1
     logits = rng.standard_normal((n, 7)).astype(np.float32)
-    norms = jnp.asarray(rng.uniform(0.1, 1, (7, 2)), np.float32)
-    gradients = GradientStats(batch_norms=norms)
-    return make_pair(features, labels, num_classes=num_classes, logits=logits, gradients=gradients)
+    return make_pair(features, labels, num_classes=num_classes, logits=logits, **gradient_stats.made(rng, n))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,7 +58,9 @@ def test_no_score_is_nan_without_an_error(name, value):
     pair = make()
     arrays = {part: getattr(pair, part).at[4, 2].set(value) for part in ("features", "logits")}
     norms = pair.gradients.batch_norms.at[2, 0].set(value)
-    pair = dataclasses.replace(pair, **arrays, gradients=GradientStats(batch_norms=norms))
+    known = jax.tree.map(lambda array: array.at[2, 0].set(value), pair.example_gradients)
+    gradients = {"gradients": GradientStats(batch_norms=norms), "example_gradients": known}
+    pair = dataclasses.replace(pair, **arrays, **gradients)
     with contextlib.suppress(InputError):
         assert np.isfinite(score(name, pair))
 

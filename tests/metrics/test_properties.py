@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import gradient_stats
 from tests.metrics.test_contract import C, K, N, score, take
 from transferjax import metrics
-from transferjax.types import GradientStats, make_pair
+from transferjax.types import make_pair
 
 NAMES = metrics.names()
 # It ranks rounding errors of the labels' distances, and its PCA is randomised, as its docstring says.
@@ -47,8 +48,8 @@ class Drawn:
         noise = self.spread * rng.standard_normal((N, self.d)) * np.linspace(1, 0.1, self.d)
         features = self.scale * (np.maximum(centres[labels] + noise, 0) + 0.1)
         logits = 2 * rng.standard_normal((N, K)) + 2 * np.eye(C, K)[labels]
-        gradients = GradientStats(batch_norms=jax.numpy.asarray(rng.uniform(0.1, 1, (7, 2))))
-        pair = make_pair(features, labels, num_classes=C, logits=logits, gradients=gradients)
+        known = gradient_stats.made(rng, N, dtype="float64")
+        pair = make_pair(features, labels, num_classes=C, logits=logits, **known)
         # a bound that holds for all drawn class sizes: it is part of the compiled programs
         return dataclasses.replace(pair, max_class_size=N)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from transferjax._linalg import chunk_size, set_overlap
+from transferjax._linalg import set_overlap
 
 MARGIN = 0.05
+_ELEMENTS = 2**20  # of the temporaries of the anchors that are taken at once, if one of them does not need more
 
 
 def triplet_loss(features: jax.Array, labels: jax.Array, *, margin: float = MARGIN) -> jax.Array:
@@ -31,7 +32,7 @@ def triplet_loss(features: jax.Array, labels: jax.Array, *, margin: float = MARG
 
     Returns:
       Scalar >= 0; 0 if no triple has a loss, in particular if the batch has one class (one label set) only. Works in
-      chunks of anchors: O(b²·(b+d)) operations, with several labels O(b²·(b+d+c)), memory bounded.
+      chunks of anchors: O(b²·(b+d)) operations, with several labels O(b²·(b+d+c)); O(b·(b+d)) memory.
 
     References:
       Juodelyte, Ferrante, Lu, Singh, Vanschoren, Cheplygina, 2024. On dataset transferability in medical image
@@ -56,7 +57,8 @@ def triplet_loss(features: jax.Array, labels: jax.Array, *, margin: float = MARG
         counted = (jnp.arange(b) != index)[:, None] & more_alike & (losses > 0)
         return jnp.sum(jnp.where(counted, losses, 0)), jnp.sum(counted, dtype=losses.dtype)  # b³ is too much for int32
 
-    losses, counts = jax.lax.map(of_anchor, jnp.arange(b), batch_size=chunk_size(b, b * (b + per_pair)))
+    anchors = max(1, min(b, _ELEMENTS // (b * (b + per_pair))))
+    losses, counts = jax.lax.map(of_anchor, jnp.arange(b), batch_size=anchors)
     return jnp.sum(losses) / jnp.maximum(jnp.sum(counts), 1)
 
 

@@ -19,7 +19,7 @@ from transferjax._validate import fail
 from transferjax.metrics._view import Share, View, label_views
 from transferjax.types import TransferPair
 
-Input = Literal["features", "labels", "logits", "gradients"]
+Input = Literal["features", "labels", "logits", "gradients", "example_gradients"]
 Static = Literal["num_classes", "max_class_size", "head"]
 Multilabel = Literal["per_label", "columns", "sets", "refused"]
 Resampling = Literal["bootstrap", "half", "batches"]
@@ -49,7 +49,7 @@ class Metric:
         error that names the metric. A metric without labels among its inputs is not concerned.
       resampling: how its uncertainty is estimated, see `bootstrap`. `"bootstrap"`: resampling with replacement.
         `"half"`: halves without replacement, for scores that examples occurring twice bias (whose neighbour is their
-        own copy). `"batches"`: it sees gradient norms of batches, which are resampled.
+        own copy). `"batches"`: it sees what is known of the gradients of batches, which are resampled.
       invariances: changes of the features that leave the score as it is, as its definition implies: `"rotation"` (and
         reflection), `"translation"`, `"scaling"` of all by one factor.
     """

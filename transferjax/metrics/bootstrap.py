@@ -18,7 +18,7 @@ from transferjax._threads import threads_for
 from transferjax._validate import fail
 from transferjax.metrics._base import Metric, Resampling, get
 from transferjax.metrics._view import OF_FEATURES_ALONE, View
-from transferjax.types import GradientStats, TransferPair
+from transferjax.types import ExampleGradientStats, GradientStats, TransferPair
 
 MIN_RESAMPLES = 20  # below, the 2.5 % quantile is hardly more than the smallest value
 _QUANTILES = (0.025, 0.975)
@@ -127,7 +127,10 @@ def draw(scheme: Resampling, pair: TransferPair, rng: jax.Array, num_resamples: 
     seed = np.asarray(jax.random.key_data(rng)).ravel()
     generator = np.random.default_rng([*seed.tolist(), _hash(scheme)])
     if scheme == "batches":
-        count = len(pair.gradients.batch_norms) if pair.gradients is not None else 0
+        gradients, examples = pair.gradients, pair.example_gradients
+        known = None if examples is None else examples.signal_to_noise
+        known = known if gradients is None else gradients.batch_norms
+        count = 0 if known is None else len(known)
         return generator.integers(count, size=(num_resamples, count), dtype=np.int32)
     labels = np.asarray(pair.labels)
     strata = np.zeros(len(labels), np.int32) if pair.multilabel else labels
@@ -191,9 +194,17 @@ def _hash(name: str) -> int:
 
 
 def _resample(pair: TransferPair, scheme: Resampling, rows: jax.Array | np.ndarray) -> TransferPair:
-    if scheme != "batches" or pair.gradients is None:
+    if scheme != "batches":
         return pair.take(rows)
-    return dataclasses.replace(pair, gradients=GradientStats(batch_norms=pair.gradients.batch_norms[rows]))
+    gradients, examples = pair.gradients, pair.example_gradients
+    if gradients is not None:
+        gradients = GradientStats(batch_norms=gradients.batch_norms[rows])
+    if examples is not None:
+        alignment = None if examples.alignment is None else examples.alignment[rows]
+        examples = ExampleGradientStats(
+            norms=examples.norms, signal_to_noise=examples.signal_to_noise[rows], alignment=alignment
+        )
+    return dataclasses.replace(pair, gradients=gradients, example_gradients=examples)
 
 
 def _on_host(
@@ -222,6 +233,7 @@ def _compiled(
         pair,
         logits=pair.logits if "logits" in wanted else None,
         gradients=pair.gradients if "gradients" in wanted else None,
+        example_gradients=pair.example_gradients if "example_gradients" in wanted else None,
     )
     r, m = rows.shape
     d, k = pair.features.shape[1], 0 if pair.logits is None else pair.logits.shape[1]

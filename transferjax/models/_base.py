@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -58,6 +59,30 @@ class ModelSpec:
 def run(module: nn.Module, variables: Any, images: jax.Array) -> ModelOutput:
     """Returns what the network makes of images [b, h, w, 3], in inference mode."""
     return cast(ModelOutput, module.apply(variables, images))
+
+
+@functools.lru_cache(maxsize=64)
+def _memory_per_image(module: nn.Module, shapes: tuple[Any, ...], image: tuple[int, ...]) -> int:
+    total = 0
+
+    def count(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        nonlocal total
+        outputs = call(*args, **kwargs)
+        if context.module.path:  # not the network as a whole
+            total += sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(outputs))
+        return outputs
+
+    leaves, tree = shapes
+    variables = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+    with nn.intercept_methods(count):
+        jax.eval_shape(module.apply, variables, jax.ShapeDtypeStruct((1, *image), np.float32))
+    return total
+
+
+def memory_per_image(module: nn.Module, variables: Any, image: tuple[int, ...]) -> int:
+    """Returns about how many bytes a pass and its way back take for an image [h, w, 3]: all layers' outputs."""
+    leaves, tree = jax.tree.flatten(variables)
+    return _memory_per_image(module, (tuple((leaf.shape, leaf.dtype) for leaf in leaves), tree), tuple(image))
 
 
 def variable_shapes(module: nn.Module) -> dict[Path, tuple[int, ...]]:

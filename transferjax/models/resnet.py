@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, Path
+from transferjax.models._layers import conv_general_dilated
 from transferjax.types import ModelOutput
 
 # PyTorch initialises convolutions of a ResNet by the fan-out, for ReLU.
@@ -31,6 +32,7 @@ def _conv(features: int, size: int, stride: int = 1, *, name: str) -> nn.Conv:
         padding=((padding, padding), (padding, padding)),
         use_bias=False,
         kernel_init=_KERNEL_INIT,
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 

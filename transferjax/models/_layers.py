@@ -1,0 +1,234 @@
+"""Convolutions that are fast on every backend: XLA's own, but on CPU where there is a faster way.
+
+Which way is taken depends on the backend (`jax.lax.platform_dependent`) and on shapes, never on values; results differ
+by float32 rounding. What was measured is in `experiments/benchmark.py --suite=gradients`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from transferjax import _patches
+from transferjax.models import _winograd
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+Way = Literal["pointwise", "taps", "winograd", "xla"]
+_NUMBERS = ("NHWC", "HWIO", "NHWC")
+# Below so many channels the transforms of Winograd's convolution cost more than its products save.
+_WINOGRAD_CHANNELS = 32
+# Elements of the patches that are held at once for a kernel's gradient: what stays in a core's caches.
+_PATCH_ELEMENTS = 2**21
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Any,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    **others: Any,
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, to be given to Flax's `nn.Conv`; differentiable in reverse mode.
+
+    Args:
+      lhs: images [b, h, w, c].
+      rhs: kernel [kh, kw, c/groups, o].
+      window_strides: see there, as are all others.
+      padding: see there.
+      lhs_dilation: see there.
+      rhs_dilation: see there.
+      dimension_numbers: those of images and kernels as above.
+      feature_group_count: see there.
+      **others: see there.
+
+    Returns:
+      [b, oh, ow, o].
+    """
+    plain = lhs.ndim == 4 and feature_group_count == 1
+    plain = plain and all(step == 1 for step in (*(lhs_dilation or ()), *(rhs_dilation or ())))
+    plain = plain and all(value is None for name, value in others.items() if name != "precision")
+    if not plain or isinstance(padding, str):
+        return jax.lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation=lhs_dilation,
+            rhs_dilation=rhs_dilation,
+            dimension_numbers=dimension_numbers,
+            feature_group_count=feature_group_count,
+            **others,
+        )
+    (top, bottom), (left, right) = padding
+    down, across = window_strides
+    return convolve(lhs, rhs, (down, across), ((top, bottom), (left, right)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve(inputs: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """A two-dimensional convolution.
+
+    On CPU a way of its own is taken, forwards and for the input's gradient alike, where XLA's is slow:
+
+    - 1x1 kernels are one matrix product;
+    - where the kernel has more positions than the map (both without padding), XLA swaps the two and then runs a naive
+      loop, ten times as slow. So small maps are convolved tap by tap: one product for each position of the kernel, of
+      those pixels alone which it meets. Also with stride 2 on maps of up to 4x4;
+    - 3x3 kernels with stride 1 in float32 on maps larger than 2x2 go by `_winograd`;
+    - a kernel's gradient is the product of patches and output gradients.
+
+    Args:
+      inputs: float [b, h, w, c].
+      kernel: float [kh, kw, c, o].
+      strides: down and across.
+      padding: zeros before and after, for each axis.
+
+    Returns:
+      float [b, oh, ow, o].
+    """
+    way = way_of(inputs.shape, kernel.shape, strides, padding, inputs.dtype)
+    if way == "xla":
+        return _xla(inputs, kernel, strides, padding)
+    return jax.lax.platform_dependent(
+        inputs,
+        kernel,
+        cpu=functools.partial(_on_cpu, way, strides, padding),
+        default=functools.partial(_xla, strides=strides, padding=padding),
+    )
+
+
+def _forwards(inputs: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> tuple[jax.Array, Any]:
+    return convolve(inputs, kernel, strides, padding), (inputs, kernel)
+
+
+def _backwards(strides: Pair, padding: Padding, kept: Any, pulls: jax.Array) -> tuple[jax.Array, jax.Array]:
+    inputs, kernel = kept
+    of_inputs = jax.lax.platform_dependent(
+        kernel,
+        pulls,
+        cpu=functools.partial(_input_gradient_on_cpu, inputs.shape, strides, padding),
+        default=functools.partial(_input_gradient, inputs.shape, strides, padding),
+    )
+    of_kernel = jax.lax.platform_dependent(
+        inputs,
+        pulls,
+        cpu=functools.partial(_kernel_gradient_on_cpu, kernel.shape, strides, padding),
+        default=functools.partial(_kernel_gradient, kernel.shape, strides, padding),
+    )
+    return of_inputs, of_kernel
+
+
+convolve.defvjp(_forwards, _backwards)
+
+
+def way_of(inputs: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: Padding, dtype: Any) -> Way:
+    """Returns how a convolution of these shapes is computed on CPU, see `convolve`."""
+    (_, h, w, c), (kh, kw, _, o) = inputs, kernel
+    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
+        return "pointwise"
+    if kh * kw > h * w or (strides == (2, 2) and max(h, w) <= 4):
+        return "taps"
+    three = (kh, kw) == (3, 3) and strides == (1, 1) and padding == ((1, 1), (1, 1))
+    if three and dtype == jnp.float32 and min(c, o) >= _WINOGRAD_CHANNELS:
+        return "winograd"
+    return "xla"
+
+
+def _on_cpu(way: Way, strides: Pair, padding: Padding, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    if way == "pointwise":
+        seen = inputs[:, :: strides[0], :: strides[1]]
+        return jnp.matmul(seen, kernel[0, 0], precision="highest")
+    if way == "taps":
+        return _by_taps(inputs, kernel, strides, padding)
+    if way == "winograd":
+        return _winograd.convolve(inputs, kernel)
+    return _xla(inputs, kernel, strides, padding)
+
+
+def _xla(inputs: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    return jax.lax.conv_general_dilated(inputs, kernel, strides, padding, dimension_numbers=_NUMBERS)
+
+
+def _by_taps(inputs: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+    """Adds, for each position of the kernel, the product with the pixels that it meets."""
+    b, h, w, _ = inputs.shape
+    kh, kw, _, o = kernel.shape
+    oh, ow = _output_size((h, w), (kh, kw), strides, padding)
+    total = jnp.zeros((b, oh, ow, o), inputs.dtype)
+    for i in range(kh):
+        rows = _met(h, oh, i, strides[0], padding[0][0])
+        for j in range(kw):
+            columns = _met(w, ow, j, strides[1], padding[1][0])
+            if rows is None or columns is None:
+                continue
+            (from_rows, to_rows), (from_columns, to_columns) = rows, columns
+            product = jnp.matmul(inputs[:, from_rows, from_columns], kernel[i, j], precision="highest")
+            total = total.at[:, to_rows, to_columns].add(product)
+    return total
+
+
+def _met(size: int, outputs: int, tap: int, stride: int, before: int) -> tuple[slice, slice] | None:
+    """Returns which inputs along an axis a position of the kernel meets, and for which outputs; None for none."""
+    first = max(
+        0, -(-(before - tap) // stride)
+    )  # the first output whose input, stride·out + tap - before, is no padding
+    last = min(outputs - 1, (size - 1 + before - tap) // stride)
+    if last < first:
+        return None
+    start = stride * first + tap - before
+    return slice(start, start + stride * (last - first) + 1, stride), slice(first, last + 1)
+
+
+def _output_size(size: Pair, window: Pair, strides: Pair, padding: Padding) -> Pair:
+    down, across = (
+        (extent + sum(pads) - taps) // stride + 1
+        for extent, taps, stride, pads in zip(size, window, strides, padding, strict=True)
+    )
+    return down, across
+
+
+def _input_gradient(
+    shape: tuple[int, ...], strides: Pair, padding: Padding, kernel: jax.Array, pulls: jax.Array
+) -> jax.Array:
+    inputs = jax.ShapeDtypeStruct(shape, pulls.dtype)
+    return jax.linear_transpose(lambda x: _xla(x, kernel, strides, padding), inputs)(pulls)[0]
+
+
+def _input_gradient_on_cpu(
+    shape: tuple[int, ...], strides: Pair, padding: Padding, kernel: jax.Array, pulls: jax.Array
+) -> jax.Array:
+    inputs = jax.ShapeDtypeStruct(shape, pulls.dtype)
+    way = way_of(shape, kernel.shape, strides, padding, pulls.dtype)
+    if way == "winograd":  # which is its own kind: turned by half a circle, with the channels exchanged
+        return _winograd.convolve(pulls, kernel[::-1, ::-1].swapaxes(2, 3))
+    if way == "xla" and math.prod(kernel.shape[:2]) > math.prod(pulls.shape[1:3]):
+        way = "taps"  # XLA swaps kernel and output gradients, as it does with inputs
+    return jax.linear_transpose(lambda x: _on_cpu(way, strides, padding, x, kernel), inputs)(pulls)[0]
+
+
+def _kernel_gradient(
+    shape: tuple[int, ...], strides: Pair, padding: Padding, inputs: jax.Array, pulls: jax.Array
+) -> jax.Array:
+    kernel = jax.ShapeDtypeStruct(shape, pulls.dtype)
+    return jax.linear_transpose(lambda k: _xla(inputs, k, strides, padding), kernel)(pulls)[0]
+
+
+def _kernel_gradient_on_cpu(
+    shape: tuple[int, ...], strides: Pair, padding: Padding, inputs: jax.Array, pulls: jax.Array
+) -> jax.Array:
+    way = way_of(inputs.shape, shape, strides, padding, pulls.dtype)
+    if way in ("pointwise", "taps"):
+        kernel = jax.ShapeDtypeStruct(shape, pulls.dtype)
+        return jax.linear_transpose(lambda k: _on_cpu(way, strides, padding, inputs, k), kernel)(pulls)[0]
+    geometry = _patches.Geometry(kernel=shape, strides=strides, padding=padding, positions=math.prod(pulls.shape[1:3]))
+    return _patches.batch_gradient_in_chunks(inputs, pulls, geometry, elements=_PATCH_ELEMENTS)

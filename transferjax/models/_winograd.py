@@ -1,0 +1,92 @@
+"""3x3 convolutions with a quarter of the multiplications: Winograd's F(4x4, 3x3), in two stages.
+
+Four outputs of a one-dimensional convolution by three taps follow from six inputs by six products instead of twelve;
+in two dimensions a tile of 4x4 outputs takes 36 instead of 144. In float32 results differ from a direct convolution's
+by up to some 1e-5 of the largest.
+
+References:
+  Lavin, Gray, 2015. Fast algorithms for convolutional neural networks. https://arxiv.org/abs/1509.09308
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TILE = 4
+_POINTS = 6  # inputs to a tile, along one axis
+# Of the inputs, the kernel and back, for interpolation at 0, 1, -1, 2, -2 and infinity.
+_OF_INPUTS = np.array([
+    [4, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
+])  # fmt: skip
+_OF_KERNEL = np.array([
+    [1 / 4, 0, 0],
+    [-1 / 6, -1 / 6, -1 / 6],
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+])  # fmt: skip
+_BACK = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
+
+
+def convolve(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns the convolution with stride 1 and a border of one zero.
+
+    Args:
+      inputs: float [b, h, w, c].
+      kernel: float [3, 3, c, o].
+
+    Returns:
+      float [b, h, w, o].
+    """
+    b, h, w, c = inputs.shape
+    o = kernel.shape[3]
+    down, across = -(-h // TILE), -(-w // TILE)
+    padded = jnp.pad(inputs, ((0, 0), (1, down * TILE + 1 - h), (1, across * TILE + 1 - w), (0, 0)))
+
+    # One axis after the other, each stage written to memory: fused into one, XLA computes the first again and again.
+    rows = _combined(_OF_INPUTS, [padded[:, i : i + TILE * (down - 1) + 1 : TILE] for i in range(_POINTS)])
+    rows = jax.lax.optimization_barrier(rows)  # [6, b, down, w', c]
+    columns = [rows[:, :, :, j : j + TILE * (across - 1) + 1 : TILE] for j in range(_POINTS)]
+    tiles = jax.lax.optimization_barrier(_combined(_OF_INPUTS, columns))  # [6 columns, 6 rows, b, down, across, c]
+
+    products = jnp.matmul(
+        tiles.reshape(_POINTS**2, b * down * across, c), transformed(kernel), precision="highest"
+    ).reshape(_POINTS, _POINTS, b, down, across, o)
+    rows = _combined(_BACK, [products[:, i] for i in range(_POINTS)])  # [4 rows, 6 columns, b, down, across, o]
+    rows = jax.lax.optimization_barrier(rows)
+    found = _combined(_BACK, [rows[:, j] for j in range(_POINTS)])  # [4 columns, 4 rows, b, down, across, o]
+    return found.transpose(2, 3, 1, 4, 0, 5).reshape(b, down * TILE, across * TILE, o)[:, :h, :w]
+
+
+def transformed(kernel: jax.Array) -> jax.Array:
+    """Returns the kernel [3, 3, c, o] as `convolve` multiplies by it: [36, c, o], columns before rows."""
+    matrix = jnp.asarray(_OF_KERNEL, kernel.dtype)
+    found = jnp.einsum("bj,ai,ijco->baco", matrix, matrix, kernel, precision="highest")
+    return found.reshape(_POINTS**2, *kernel.shape[2:])
+
+
+def _combined(matrix: np.ndarray, parts: Sequence[jax.Array]) -> jax.Array:
+    """Returns, stacked, the sums of the parts weighted by each row of a matrix of mostly small whole numbers."""
+
+    def row(weights: np.ndarray) -> jax.Array:
+        terms = [
+            part if weight == 1 else weight * part
+            for weight, part in zip(weights.tolist(), parts, strict=True)
+            if weight
+        ]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+    return jnp.stack([row(weights) for weights in matrix])
