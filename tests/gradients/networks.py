@@ -44,7 +44,10 @@ def resnet(seed=0, *, size=32, width=8, b=9, dtype=np.float64, name="resnet18"):
     variables = {
         "params": {key: leaf for key, leaf in source.variables["params"].items() if key != "fc"},
         "batch_stats": jax.tree.map(
-            lambda leaf: (leaf + rng.uniform(0, 0.5, leaf.shape)).astype(leaf.dtype), source.variables["batch_stats"]
+            lambda leaf: (leaf * rng.uniform(0.5, 1.5, leaf.shape) + rng.uniform(0, 0.1, leaf.shape)).astype(
+                leaf.dtype
+            ),
+            source.variables["batch_stats"],
         ),
     }
     images = rng.standard_normal((b, size, size, 3)).astype(dtype)
