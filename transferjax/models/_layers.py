@@ -21,8 +21,6 @@ Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 Way = Literal["pointwise", "taps", "winograd", "xla"]
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
-# Below so many channels the transforms of Winograd's convolution cost more than its products save.
-_WINOGRAD_CHANNELS = 32
 # Elements of the patches that are held at once for a kernel's gradient: what stays in a core's caches.
 _PATCH_ELEMENTS = 2**21
 
@@ -84,7 +82,7 @@ def convolve(inputs: jax.Array, kernel: jax.Array, strides: Pair, padding: Paddi
     - where the kernel has more positions than the map (both without padding), XLA swaps the two and then runs a naive
       loop, ten times as slow. So small maps are convolved tap by tap: one product for each position of the kernel, of
       those pixels alone which it meets. Also with stride 2 on maps of up to 4x4;
-    - 3x3 kernels with stride 1 in float32 on maps larger than 2x2 go by `_winograd`;
+    - 3x3 kernels with stride 1 go by `_winograd` in float32, where that pays;
     - a kernel's gradient is the product of patches and output gradients.
 
     Args:
@@ -133,13 +131,13 @@ convolve.defvjp(_forwards, _backwards)
 
 def way_of(inputs: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: Padding, dtype: Any) -> Way:
     """Returns how a convolution of these shapes is computed on CPU, see `convolve`."""
-    (_, h, w, c), (kh, kw, _, o) = inputs, kernel
+    (_, h, w, _), (kh, kw, _, _) = inputs, kernel
     if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
         return "pointwise"
     if kh * kw > h * w or (strides == (2, 2) and max(h, w) <= 4):
         return "taps"
     three = (kh, kw) == (3, 3) and strides == (1, 1) and padding == ((1, 1), (1, 1))
-    if three and dtype == jnp.float32 and min(c, o) >= _WINOGRAD_CHANNELS:
+    if three and dtype == jnp.float32 and _winograd.pays(inputs, kernel):
         return "winograd"
     return "xla"
 
@@ -209,7 +207,7 @@ def _input_gradient_on_cpu(
 ) -> jax.Array:
     inputs = jax.ShapeDtypeStruct(shape, pulls.dtype)
     way = way_of(shape, kernel.shape, strides, padding, pulls.dtype)
-    if way == "winograd":  # which is its own kind: turned by half a circle, with the channels exchanged
+    if way == "winograd":  # which is of its own kind: turned by half a circle, with the channels exchanged
         return _winograd.convolve(pulls, kernel[::-1, ::-1].swapaxes(2, 3))
     if way == "xla" and math.prod(kernel.shape[:2]) > math.prod(pulls.shape[1:3]):
         way = "taps"  # XLA swaps kernel and output gradients, as it does with inputs

@@ -16,7 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transferjax._patches import Rows, fold
+
 TILE = 4
+# Elements of the transformed tiles of the images that are taken at once: so many stay in the caches. All images of
+# 56 x 56 x 64 at once take three times as long (32 images, two cores).
+_ELEMENTS = 2**21
+_CHANNELS, _KERNEL_PER_TILE = 32, 512
 _POINTS = 6  # inputs to a tile, along one axis
 # Of the inputs, the kernel and back, for interpolation at 0, 1, -1, 2, -2 and infinity.
 _OF_INPUTS = np.array([
@@ -38,6 +44,22 @@ _OF_KERNEL = np.array([
 _BACK = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
+def pays(inputs: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
+    """Returns whether `convolve` is faster than a direct convolution, on a CPU with float32.
+
+    Kernels are transformed at every call, which has to pay for many tiles; the larger the kernel, the more: XLA
+    transforms those of all layers first, and takes fresh memory for them. And with few channels the transforms of
+    inputs cost more than the products save.
+
+    Args:
+      inputs: shape [b, h, w, c].
+      kernel: shape [3, 3, c, o].
+    """
+    (b, h, w, c), o = inputs, kernel[3]
+    tiles = b * -(-h // TILE) * -(-w // TILE)
+    return min(c, o) >= _CHANNELS and _KERNEL_PER_TILE * tiles >= c * o
+
+
 def convolve(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     """Returns the convolution with stride 1 and a border of one zero.
 
@@ -50,6 +72,22 @@ def convolve(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     b, h, w, c = inputs.shape
     o = kernel.shape[3]
+    points = transformed(kernel)
+    tiles = _POINTS**2 * -(-h // TILE) * -(-w // TILE)
+    size = _ELEMENTS // (tiles * max(c, o))
+    if size >= b:
+        return _by_tiles(inputs, points)
+
+    def add(found: jax.Array, rows: Rows) -> jax.Array:
+        return rows.put(found, _by_tiles(rows.take(inputs), points))
+
+    return fold(add, jnp.zeros((b, h, w, o), inputs.dtype), b, size=size)
+
+
+def _by_tiles(inputs: jax.Array, points: jax.Array) -> jax.Array:
+    """Returns the convolution of some images with a kernel as `transformed` gives it."""
+    b, h, w, c = inputs.shape
+    o = points.shape[2]
     down, across = -(-h // TILE), -(-w // TILE)
     padded = jnp.pad(inputs, ((0, 0), (1, down * TILE + 1 - h), (1, across * TILE + 1 - w), (0, 0)))
 
@@ -59,9 +97,8 @@ def convolve(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     columns = [rows[:, :, :, j : j + TILE * (across - 1) + 1 : TILE] for j in range(_POINTS)]
     tiles = jax.lax.optimization_barrier(_combined(_OF_INPUTS, columns))  # [6 columns, 6 rows, b, down, across, c]
 
-    products = jnp.matmul(
-        tiles.reshape(_POINTS**2, b * down * across, c), transformed(kernel), precision="highest"
-    ).reshape(_POINTS, _POINTS, b, down, across, o)
+    products = jnp.matmul(tiles.reshape(_POINTS**2, b * down * across, c), points, precision="highest")
+    products = products.reshape(_POINTS, _POINTS, b, down, across, o)
     rows = _combined(_BACK, [products[:, i] for i in range(_POINTS)])  # [4 rows, 6 columns, b, down, across, o]
     rows = jax.lax.optimization_barrier(rows)
     found = _combined(_BACK, [rows[:, j] for j in range(_POINTS)])  # [4 columns, 4 rows, b, down, across, o]
@@ -70,8 +107,10 @@ def convolve(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def transformed(kernel: jax.Array) -> jax.Array:
     """Returns the kernel [3, 3, c, o] as `convolve` multiplies by it: [36, c, o], columns before rows."""
-    matrix = jnp.asarray(_OF_KERNEL, kernel.dtype)
-    found = jnp.einsum("bj,ai,ijco->baco", matrix, matrix, kernel, precision="highest")
+    rows = _combined(_OF_KERNEL, [kernel[i] for i in range(3)])  # [6, 3, c, o]
+    found = _combined(
+        _OF_KERNEL, [rows[:, j] for j in range(3)]
+    )  # not by products: with 3 x 6 they take six times as long
     return found.reshape(_POINTS**2, *kernel.shape[2:])
 
 
