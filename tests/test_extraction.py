@@ -13,7 +13,7 @@ from jax import export
 from transferjax import InputError, extraction, metrics, models
 from transferjax._compile import compiled
 from transferjax.extraction import extract
-from transferjax.gradients import triplet_loss
+from transferjax.gradients import example_norms, triplet_loss
 from transferjax.gradients.batches import batch_bounds
 from transferjax.models.preprocessing import normalize
 from transferjax.types import Normalization, TargetDataset
@@ -54,6 +54,37 @@ def test_gradient_ratio_is_that_of_plain_jax_grad_on_all_parameters(source):
     np.testing.assert_allclose(pair.gradients.batch_norms, np.stack([first, second], axis=1), rtol=1e-4, atol=1e-7)
     ratio = metrics.score(pair, ["gradient_ratio"], jax.random.key(0))["gradient_ratio"]
     np.testing.assert_allclose(ratio, sum(second) / sum(first), rtol=1e-4)
+
+
+def test_gradients_of_examples(source, tmp_path, runs):
+    """By definition, batch by batch; kept in the cache; none of classes for label sets."""
+    target = make_target(20)
+    pair = extract(source, target, gradients="example", cache_dir=tmp_path)
+    known = pair.example_gradients
+    assert [known.norms.shape, known.signal_to_noise.shape, known.alignment.shape] == [(20, 2), (7, 2), (7, 2, 2)]
+    for start, end in batch_bounds(20):
+        images = normalize(jnp.asarray(target.images[start:end]), source.normalization)
+        labels = jnp.asarray(target.labels[start:end])
+        expected = example_norms(source.module, source.variables, images, labels, paths=source.first_two_kernels)
+        np.testing.assert_allclose(known.norms[start:end], expected, rtol=1e-4, atol=1e-6)
+    assert np.all(np.abs(known.alignment) <= 1 + 1e-5)
+    batch = extract(source, target).gradients.batch_norms
+    np.testing.assert_allclose(pair.gradients.batch_norms, batch, rtol=1e-4, atol=1e-8)
+    before = len(runs)
+    assert same(pair, extract(source, target, gradients="example", cache_dir=tmp_path))
+    assert len(runs) == before
+    sets = dataclasses.replace(target, labels=np.eye(3, dtype=np.int8)[target.labels], task="multilabel")
+    assert extract(source, sets, gradients="example").example_gradients.alignment is None
+
+
+def test_a_batch_too_large_for_the_memory_goes_in_parts(source):
+    """With the same result but for rounding, one image at a time."""
+    target = make_target(36)
+    whole, parts = extract(source, target, gradients="example"), extract(source, target, gradients="example", memory=1)
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+    ratios = [metrics.score(pair, ["gradient_ratio"], jax.random.key(0))["gradient_ratio"] for pair in (whole, parts)]
+    np.testing.assert_allclose(*ratios, rtol=1e-5)
 
 
 def test_identical_images_give_finite_gradients(source):

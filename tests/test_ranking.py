@@ -112,6 +112,19 @@ def test_without_the_two_parts_the_first_metric_leads(sources, target, monkeypat
     assert tables.verdict(table).startswith(f"By knn alone, fine-tune {table.wide().index[0]} ")
 
 
+def test_gradients_of_examples_bring_their_metrics(sources, target, several_labels):
+    wide = transferjax.rank_sources(sources[:2], target, metrics=["knn"], gradients="example").wide()
+    assert list(wide.columns[:6]) == ["knn", *ranking.EXAMPLE_METRICS]
+    assert (wide["gradient_ratio_mean"] > 0).all()
+    wide = transferjax.rank_sources(sources[:2], several_labels, metrics=["knn"], gradients="example").wide()
+    assert "gradient_snr" in wide.columns
+    assert "gradient_alignment" not in wide.columns  # it refuses several labels
+    with pytest.raises(InputError, match=r"gradients: 'batch' is not enough for gradient_snr\. Choose 'example'"):
+        transferjax.rank_sources(sources, target, metrics=["knn", "gradient_snr"])
+    with pytest.raises(InputError, match="gradients: 'all' is unknown"):
+        transferjax.rank_sources(sources, target, gradients="all")
+
+
 @pytest.fixture(scope="module")
 def several_labels(target):
     """Three labels that come together, one that few have, some missing."""

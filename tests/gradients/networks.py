@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from transferjax import models
+from transferjax.models.resnet import BasicBlock, ResNet
 from transferjax.types import ModelOutput
 
 
@@ -35,6 +36,15 @@ def mixed(seed=0, *, size=13, dtype=np.float64):
     images = np.random.default_rng(seed).standard_normal((9, size, size, 3)).astype(dtype)
     variables = module.init(jax.random.key(seed), jnp.asarray(images[:1], jnp.float32))
     return module, jax.tree.map(lambda leaf: leaf.astype(dtype), variables), jnp.asarray(images)
+
+
+def short(seed=0, *, size=21, width=8, b=9, dtype=np.float64):
+    """A residual network of two blocks: what resnet18 has, and quickly compiled."""
+    module = ResNet(num_classes=0, stage_sizes=(1, 1), block=BasicBlock, width=width)
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((b, size, size, 3)).astype(dtype)
+    variables = module.init(jax.random.key(seed), jnp.asarray(images[:1], jnp.float32))
+    return module, jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), variables), jnp.asarray(images)
 
 
 def resnet(seed=0, *, size=32, width=8, b=9, dtype=np.float64, name="resnet18"):

@@ -17,9 +17,10 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
 ONE, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
 # images, kernel, strides, padding, way: what residual networks have at 28 to 224 pixels, and what else there is
 SHAPES = [
-    ((2, 56, 56, 64), (3, 3, 64, 64), (1, 1), ONE, "winograd"),
+    ((5, 56, 56, 64), (3, 3, 64, 64), (1, 1), ONE, "winograd"),  # in two parts, the second of which reaches back
     ((2, 7, 7, 32), (3, 3, 32, 48), (1, 1), ONE, "winograd"),
     ((3, 4, 5, 32), (3, 3, 32, 32), (1, 1), ONE, "winograd"),
+    ((1, 4, 4, 64), (3, 3, 64, 64), (1, 1), ONE, "xla"),
     ((2, 2, 2, 40), (3, 3, 40, 40), (1, 1), ONE, "taps"),
     ((2, 1, 1, 40), (3, 3, 40, 32), (1, 1), ONE, "taps"),
     ((2, 4, 4, 8), (3, 3, 8, 12), (2, 2), ONE, "taps"),
@@ -55,6 +56,8 @@ def test_is_xla_s_and_so_are_its_gradients(images, kernel, strides, padding, way
     """float32 against float64: Winograd's rounding is the largest."""
     expected_way = "xla" if way == "winograd" and dtype == np.float64 else way
     assert _layers.way_of(images, kernel, strides, padding, np.dtype(dtype)) == expected_way
+    if dtype == np.float64 and way in ("winograd", "xla"):
+        pytest.skip("is XLA's own")
     tolerance = {np.float64: 1e-12, np.float32: 5e-5 if way == "winograd" else 2e-6}[dtype]
     with jax.enable_x64(True):
         x, k, pulls = arrays(images, kernel, out_shape(images, kernel, strides, padding))
@@ -72,7 +75,7 @@ def test_is_xla_s_and_so_are_its_gradients(images, kernel, strides, padding, way
             np.testing.assert_allclose(found, exact, rtol=0, atol=tolerance * float(jnp.abs(exact).max()))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
