@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+import jax
 from absl import app, flags, logging
 
 from experiments import INTERRUPTED
@@ -25,6 +28,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             logging.set_verbosity(logging.WARNING)  # absl's default shows what JAX tells itself about its backends
         try:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            cache_programs()
             if len(argv) > 1:
                 raise InputError(f"{argv[1]!r} is not a flag. Flags look like --name=value; --help lists them.")
             main(argv)
@@ -36,3 +40,16 @@ def run(main: Callable[[list[str]], None]) -> None:
             os._exit(1)  # an interpreter that was stopped inside a compilation can crash while it takes itself down
 
     app.run(guarded)
+
+
+def cache_programs() -> None:
+    """Keeps compiled programs for the next process, in the user's cache folder.
+
+    JAX's own settings come first: JAX_COMPILATION_CACHE_DIR says where, JAX_ENABLE_COMPILATION_CACHE=false not to
+    keep any. Each machine has its own folder, since programs for one CPU need not run on another that shares the home.
+    """
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = root / "transferjax" / f"programs-{platform.node() or 'here'}"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -127,3 +127,29 @@ def test_lowers_and_only_cpu_has_ways_of_its_own(platform):
     text = lowered(*structs).mlir_module()
     assert ("stablehlo.convolution" in text) == (platform != "cpu")
     assert ("dot_general" in text) == (platform == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("window", "stride", "padding"), [(3, 2, 1), (2, 2, 0), (3, 1, 1), (3, 3, 0), (3, 3, 1), (5, 2, 2)]
+)
+@pytest.mark.parametrize("size", [(7, 8), (6, 5), (12, 12)])
+def test_max_pool_is_flax_s_and_so_is_its_gradient(window, stride, padding, size):
+    """Also where several pixels are the largest."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 4, (2, *size, 3)), jnp.float32)
+
+    def theirs(x):
+        return nn.max_pool(x, (window, window), (stride, stride), ((padding, padding), (padding, padding)))
+
+    expected, back = jax.vjp(theirs, x)
+    found, ours = jax.vjp(lambda x: _layers.max_pool(x, window, stride, padding), x)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(_layers.max_pool(x, window, stride, padding), expected)
+    pulls = jnp.asarray(rng.integers(1, 9, expected.shape), jnp.float32)
+    np.testing.assert_array_equal(ours(pulls)[0], back(pulls)[0])
+
+
+def test_max_pool_hides_no_nan():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
+    for pooled in (_layers.max_pool(x, 3, 2, 1), jax.vjp(lambda x: _layers.max_pool(x, 3, 2, 1), x)[0]):
+        assert np.isnan(pooled).all()

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, Path
-from transferjax.models._layers import conv_general_dilated
+from transferjax.models._layers import conv_general_dilated, max_pool
 from transferjax.types import ModelOutput
 
 # PyTorch initialises convolutions of a ResNet by the fan-out, for ReLU.
@@ -106,8 +106,8 @@ class ResNet(nn.Module):
           logits [b, k] and features [b, d], d = 8·width (32·width with bottlenecks).
         """
         x = _conv(self.width, 7, 2, name="conv1")(images)
-        x = nn.relu(_norm(train, name="bn1")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = _norm(train, name="bn1")(x)
+        x = nn.relu(max_pool(x, 3, 2, 1))  # the same as the other way round, and a quarter of the work
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
                 stride = 2 if stage > 0 and index == 0 else 1

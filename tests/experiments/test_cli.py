@@ -1,0 +1,44 @@
+"""Programs compiled by one script are there for the next."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = """
+import jax, time
+from experiments import _cli
+_cli.cache_programs()
+compiled = []
+jax.monitoring.register_event_listener(lambda event, **_: compiled.append(event) if "cache_misses" in event else None)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: jax.lax.fori_loop(0, 9, lambda i, y: y @ y, x))(jax.numpy.ones((8, 8))).block_until_ready()
+print(len(compiled) > 0, jax.config.jax_compilation_cache_dir)
+"""
+
+
+def run(**settings):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=ROOT, env={**kept, **settings}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("variable", ["XDG_CACHE_HOME", "HOME"])
+def test_the_second_process_compiles_nothing(tmp_path, variable):
+    settings = {"XDG_CACHE_HOME": "", variable: str(tmp_path)}
+    missed, folder = run(**settings)
+    assert missed == "True"
+    assert Path(folder).is_relative_to(tmp_path)
+    assert any(Path(folder).iterdir())
+    assert run(**settings) == ["False", folder]
+
+
+def test_jax_s_own_setting_comes_first(tmp_path):
+    assert run(JAX_COMPILATION_CACHE_DIR=str(tmp_path), XDG_CACHE_HOME="/nowhere")[1] == str(tmp_path)
