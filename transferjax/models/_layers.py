@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transferjax import _patches
 from transferjax.models import _winograd
@@ -272,30 +273,25 @@ def _pool_forwards(inputs: jax.Array, window: int, stride: int, padding: int) ->
 
 
 def _pool_backwards(window: int, stride: int, padding: int, kept: Any, pulls: jax.Array) -> tuple[jax.Array]:
-    """Adds up what falls on each pixel, phase by phase: pixels at the same place within a stride meet the same taps."""
+    """Adds up, for each pixel, the gradients of those outputs whose maximum it is.
+
+    Rows are split into groups of `stride`: row p of group q is tap p + stride·shift of output q - shift.
+    """
     places, (h, w, _) = kept[0], kept[1].shape
     b, oh, ow, c = pulls.shape
     tall, wide = (-(-(size + 2 * padding) // stride) for size in (h, w))
-    shifts = -(-window // stride)  # how many outputs along an axis a pixel may count for
-
-    def along(phase: int) -> list[tuple[int, int]]:
-        return [(phase + stride * shift, shift) for shift in range(shifts) if phase + stride * shift < window]
-
-    def shifted(array: jax.Array, down: int, across: int) -> jax.Array:
-        """The array as rows and columns `down` and `across` of one that is tall x wide."""
-        pads = ((0, 0, 0), (down, tall - oh - down, 0), (across, wide - ow - across, 0), (0, 0, 0))
-        return jax.lax.pad(array, jnp.zeros((), array.dtype), pads)
-
-    def of_phase(row: int, column: int) -> jax.Array:
-        total = jnp.zeros((b, tall, wide, c), pulls.dtype)
-        for i, down in along(row):
-            for j, across in along(column):
-                chosen = jnp.where(places == i * window + j, pulls, 0)
-                total = total + shifted(chosen, down, across)
-        return total
-
-    rows = [jnp.stack([of_phase(row, column) for column in range(stride)], axis=3) for row in range(stride)]
-    whole = jnp.stack(rows, axis=2).reshape(b, tall * stride, wide * stride, c)
+    shifts = range(-(-window // stride))  # for how many outputs along an axis a pixel may count
+    pads = ((0, 0), (len(shifts) - 1, tall - oh), (len(shifts) - 1, wide - ow), (0, 0))
+    places, pulls = jnp.pad(places, pads, constant_values=-1), jnp.pad(pulls, pads)
+    total = jnp.zeros((b, tall, stride, wide, stride, c), pulls.dtype)
+    for down in shifts:
+        for across in shifts:
+            rows, columns = (np.arange(stride) + stride * shift for shift in (down, across))
+            taps = np.where((rows[:, None] < window) & (columns < window), rows[:, None] * window + columns, -2)
+            top, left = len(shifts) - 1 - down, len(shifts) - 1 - across
+            place, pull = (array[:, top : top + tall, None, left : left + wide, None] for array in (places, pulls))
+            total = total + jnp.where(place == taps.astype(np.int8)[:, None, :, None], pull, 0)
+    whole = total.reshape(b, tall * stride, wide * stride, c)
     return (whole[:, padding : padding + h, padding : padding + w],)
 
 
