@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 
+import jaxlib.lapack  # noqa: F401 - it loads SciPy's BLAS
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 # Two threads save a quarter of the time of an eigendecomposition of this size, and a third of one twice as large
 # (two cores, OpenBLAS 0.3.30).
 _SMALL = 1024
+# Found now, not when first needed: the search calls back from C, where ctrl-C would be lost.
+_LIBRARIES = ThreadpoolController()
 
 
-def threads_for(n: int, d: int) -> contextlib.AbstractContextManager[object]:
+def threads_for(n: int = 0, d: int = 0) -> contextlib.AbstractContextManager[object]:
     """Returns a context in which small factorisations keep to one thread.
 
     On CPU, JAX calls SciPy's BLAS library for them. Its threads spin on after every call and take cores from XLA's:
@@ -21,14 +23,9 @@ def threads_for(n: int, d: int) -> contextlib.AbstractContextManager[object]:
     the context ends. Where there is no such library, or JAX runs on an accelerator, nothing changes.
 
     Args:
-      n: how many examples.
+      n: how many examples; none for a pair without features, which the metrics refuse.
       d: how many features; the matrices have min(n, d) rows.
     """
     if min(n, d) > _SMALL:
         return contextlib.nullcontext()
-    return _libraries().limit(limits=1, user_api="blas")
-
-
-@functools.cache
-def _libraries() -> ThreadpoolController:
-    return ThreadpoolController()  # finds the loaded ones: JAX loads its own when it is imported
+    return _LIBRARIES.limit(limits=1, user_api="blas")

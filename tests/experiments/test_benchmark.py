@@ -19,6 +19,7 @@ from experiments.benchmarks import metrics as suite
 from tests import references
 from tests.references import (  # noqa: F401  # noqa: F401
     gbc,
+    grad_norm,
     h_score,
     knn,
     lda,
@@ -80,6 +81,7 @@ def data():
 EXPECTED = {
     "etran": lambda x, y, z: references.lda.lda(x, y, num_components=len(x) // 10) + references.lda.energy(z),
     "gbc": lambda x, y, z: references.gbc.gbc(x, y),
+    "grad_norm": lambda x, y, z: references.grad_norm.grad_norm(x, y),
     "h_score": lambda x, y, z: references.h_score.h_score(x, y),
     "h_score_regularized": lambda x, y, z: references.h_score.h_score(x, y, regularized=True),
     "knn": lambda x, y, z: references.knn.neighbor_share(x, y),

@@ -254,7 +254,7 @@ def test_ctrl_c(tmp_path, moment):
     workdir = tmp_path / "out"
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     if moment == "compiling":
-        del environment["JAX_COMPILATION_CACHE_DIR"]
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     command = [sys.executable, "-m", "experiments.rank_sources", f"--workdir={workdir}"]
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE

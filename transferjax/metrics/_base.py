@@ -218,7 +218,7 @@ def score(pair: TransferPair, names: Iterable[str], rng: jax.Array) -> dict[str,
     """
     chosen = {name: get(name) for name in names}
     view = View(pair)
-    with threads_for(*pair.features.shape):
+    with threads_for(*np.shape(pair.features)):
         return {name: metric(view, rng) for name, metric in chosen.items()}
 
 

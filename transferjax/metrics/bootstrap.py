@@ -95,7 +95,7 @@ def bootstrap(
     for metric in chosen.values():
         metric.check(pair)
         check_labels(metric, np.asarray(pair.labels))
-    with threads_for(*pair.features.shape):
+    with threads_for(*np.shape(pair.features)):
         return _bootstrapped(pair, chosen, rng, num_resamples)
 
 
