@@ -32,7 +32,7 @@ def make_target(n=18, seed=0):
 
 
 def test_gradient_ratio_is_that_of_plain_jax_grad_on_all_parameters(source):
-    target = make_target(20)
+    target = make_target(21)
     pair = extract(source, target)
     assert pair.gradients.batch_norms.shape == (7, 2)
 
@@ -45,7 +45,7 @@ def test_gradient_ratio_is_that_of_plain_jax_grad_on_all_parameters(source):
         return jax.grad(loss)(params)
 
     first, second = [], []
-    for start, end in batch_bounds(20):
+    for start, end in batch_bounds(21):
         images = normalize(jnp.asarray(target.images[start:end]), source.normalization)
         grads = gradient(source.variables["params"], images, target.labels[start:end])
         first.append(np.linalg.norm(grads["conv1"]["kernel"]))
@@ -58,11 +58,11 @@ def test_gradient_ratio_is_that_of_plain_jax_grad_on_all_parameters(source):
 
 def test_gradients_of_examples(source, tmp_path, runs):
     """By definition, batch by batch; kept in the cache; none of classes for label sets."""
-    target = make_target(20)
+    target = make_target(21)  # seven batches of one size: one program
     pair = extract(source, target, gradients="example", cache_dir=tmp_path)
     known = pair.example_gradients
-    assert [known.norms.shape, known.signal_to_noise.shape, known.alignment.shape] == [(20, 2), (7, 2), (7, 2, 2)]
-    for start, end in batch_bounds(20):
+    assert [known.norms.shape, known.signal_to_noise.shape, known.alignment.shape] == [(21, 2), (7, 2), (7, 2, 2)]
+    for start, end in batch_bounds(21):
         images = normalize(jnp.asarray(target.images[start:end]), source.normalization)
         labels = jnp.asarray(target.labels[start:end])
         expected = example_norms(source.module, source.variables, images, labels, paths=source.first_two_kernels)

@@ -88,7 +88,7 @@ def test_is_the_definition_and_adds_up_to_the_batch_s(network, loss):
             assert nothing is None
 
 
-@pytest.mark.parametrize("network", ["mixed", "short"])
+@pytest.mark.parametrize("network", ["mixed", pytest.param("short", marks=pytest.mark.slow)])
 def test_norms_in_float32(network):
     paths = MIXED if network == "mixed" else RESNET[:2]
     module, variables, images = getattr(networks, network)(dtype=np.float32)
@@ -164,6 +164,7 @@ def test_the_way_of_fewer_operations_is_taken():
     assert late.gram_flops < late.flops
 
 
+@pytest.mark.slow
 def test_no_other_parameter_s_gradient_is_formed():
     """The program's operations are about those of the forward pass and of activations' gradients."""
     module, variables, images = networks.short(dtype=np.float32, size=64, width=16)

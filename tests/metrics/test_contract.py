@@ -131,8 +131,8 @@ def test_is_a_finite_float_in_its_range(name):
     assert low <= value <= high
 
 
-# Without compilation the optimiser's steps take half a minute: by hand, when it changes.
-LONG_WITHOUT_JIT = {"feature_quality", "feature_quality_loo"}
+# Without compilation these take long: by hand, when they change.
+LONG_WITHOUT_JIT = {"etran", "feature_quality", "feature_quality_loo", "pactran_gauss", "parc", "parc_published"}
 
 
 @pytest.mark.parametrize(
