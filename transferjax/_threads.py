@@ -7,8 +7,7 @@ import contextlib
 import jaxlib.lapack  # noqa: F401 - it loads SciPy's BLAS
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-# Two threads save a quarter of the time of an eigendecomposition of this size, and a third of one twice as large
-# (two cores, OpenBLAS 0.3.30).
+# Above, an eigendecomposition gains from threads more than the spinning costs.
 _SMALL = 1024
 # Found now, not when first needed: the search calls back from C, where ctrl-C would be lost.
 _LIBRARIES = ThreadpoolController()
@@ -17,10 +16,9 @@ _LIBRARIES = ThreadpoolController()
 def threads_for(n: int = 0, d: int = 0) -> contextlib.AbstractContextManager[object]:
     """Returns a context in which small factorisations keep to one thread.
 
-    On CPU, JAX calls SciPy's BLAS library for them. Its threads spin on after every call and take cores from XLA's:
-    all metrics together take .7 to .9 of the time with one thread (1100 examples, 512 features, 11 classes; two cores),
-    and where other processes run, single calls no longer stall for seconds. The limit holds for the whole process until
-    the context ends. Where there is no such library, or JAX runs on an accelerator, nothing changes.
+    On CPU, JAX calls SciPy's BLAS library for them. Its threads spin on after every call and take cores from XLA's. The
+    limit holds for the whole process until the context ends. Where there is no such library, or JAX runs on an
+    accelerator, nothing changes.
 
     Args:
       n: how many examples; none for a pair without features, which the metrics refuse.

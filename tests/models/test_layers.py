@@ -56,8 +56,6 @@ def test_is_xla_s_and_so_are_its_gradients(images, kernel, strides, padding, way
     """float32 against float64: Winograd's rounding is the largest."""
     expected_way = "xla" if way == "winograd" and dtype == np.float64 else way
     assert _layers.way_of(images, kernel, strides, padding, np.dtype(dtype)) == expected_way
-    if dtype == np.float64 and way in ("winograd", "xla"):
-        pytest.skip("is XLA's own")
     tolerance = {np.float64: 1e-12, np.float32: 5e-5 if way == "winograd" else 2e-6}[dtype]
     with jax.enable_x64(True):
         x, k, pulls = arrays(images, kernel, out_shape(images, kernel, strides, padding))

@@ -19,8 +19,7 @@ import numpy as np
 from transferjax._patches import Rows, fold
 
 TILE = 4
-# Elements of the transformed tiles of the images that are taken at once: so many stay in the caches. All images of
-# 56 x 56 x 64 at once take three times as long (32 images, two cores).
+# Elements of the transformed tiles of the images that are taken at once: so many stay in the caches.
 _ELEMENTS = 2**21
 _CHANNELS, _KERNEL_PER_TILE = 32, 512
 _POINTS = 6  # inputs to a tile, along one axis
@@ -108,9 +107,7 @@ def _by_tiles(inputs: jax.Array, points: jax.Array) -> jax.Array:
 def transformed(kernel: jax.Array) -> jax.Array:
     """Returns the kernel [3, 3, c, o] as `convolve` multiplies by it: [36, c, o], columns before rows."""
     rows = _combined(_OF_KERNEL, [kernel[i] for i in range(3)])  # [6, 3, c, o]
-    found = _combined(
-        _OF_KERNEL, [rows[:, j] for j in range(3)]
-    )  # not by products: with 3 x 6 they take six times as long
+    found = _combined(_OF_KERNEL, [rows[:, j] for j in range(3)])  # not by products, which are slow for 3 x 6
     return found.reshape(_POINTS**2, *kernel.shape[2:])
 
 
