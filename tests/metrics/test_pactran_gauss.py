@@ -41,8 +41,8 @@ def test_classes_far_apart(d, spread):
 
 
 @pytest.mark.parametrize("lda_factor", [0.1, 10.0])
-def test_the_minimum_is_reached(lda_factor):
-    """The gradient is nearly zero, in few steps; the loss is then right to some 1e-9."""
+def test_the_minimum_is_reached_at_full_precision(lda_factor):
+    """The gradient is zero but for rounding, in few steps."""
     features, labels, _ = case("plain")
     n = len(features)
     with jax.enable_x64(True):
@@ -52,8 +52,8 @@ def test_the_minimum_is_reached(lda_factor):
         fit = jax.jit(pactran_gauss._fit)(points, labels, total.values, scatter.counts, 1 / (lda_factor * n))
     away = special.softmax(np.asarray(fit.logits).T, axis=1) - np.eye(4)[labels]
     gradient = np.asarray(points).T @ away / n + np.asarray(fit.weights)[:, :-1].T / (lda_factor * n)
-    assert np.abs(gradient).max() < 1e-6
-    assert np.abs(away.sum(axis=0)).max() < 1e-5
+    assert np.abs(gradient).max() < 1e-8
+    assert np.abs(away.sum(axis=0)).max() < 1e-6  # a sum over 80 examples; float32 steps leave 1e-7
     assert fit.steps < 15
 
 

@@ -17,8 +17,8 @@ S2_FACTOR = 1.0
 # The authors take 8000 at most.
 MAX_EXAMPLES = 10_000
 # Of the loss: half of it is what the last step is expected to gain. What is left to gain is about a hundredth of
-# that: 1e-7 of the loss or less.
-_TOLERANCE = 1e-5
+# that, or less.
+_TOLERANCE = 2e-6
 _MAX_STEPS, _MAX_INNER_STEPS = 100, 500
 _SUFFICIENT = 1e-4  # share of the decrease that a step's slope promises which it has to give
 _SHORTEST = 1e-10
@@ -163,7 +163,7 @@ def _conjugate_gradients(
     curvature there and the target, a gradient, no part.
     """
     size = jnp.sum(target**2 / diagonal)
-    share = jnp.clip(10 * size / jnp.maximum(loss, _SHORTEST), 1e-4, 0.3)
+    share = jnp.clip(10 * size / jnp.maximum(loss, _SHORTEST), 1e-7, 0.3)
     largest = jnp.max(jnp.abs(target))
     scale = jnp.where(largest > 0, largest, 1)
     rows, shares, penalties, diagonal, target = (
