@@ -108,8 +108,8 @@ def _fit(points: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.
     """Returns the classifier of the smallest mean cross-entropy + penalty/2·‖W‖², by Newton's method.
 
     The steps are solved for by conjugate gradients, since the Hessian has (r·c)² entries. In principal components the
-    features are uncorrelated, so that its diagonal, nearly, is a good preconditioner of most of them. Classes come first
-    in all arrays, since XLA multiplies twice as fast so on a CPU.
+    features are uncorrelated, so that its diagonal, nearly, is a good preconditioner for most of them. Classes come
+    first in all arrays, since XLA multiplies twice as fast so on a CPU.
 
     Args:
       points: float64 [n, r], centred and in principal components.
