@@ -16,8 +16,9 @@ def anew():
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(anew, monkeypatch):
-    monkeypatch.setattr(_compile, "_FOR_CPU", {"xla_cpu_of_another_version": "1"})
-    assert _compile.compiler_options() == {}
+    known = {"xla_cpu_multi_thread_eigen": True}
+    monkeypatch.setattr(_compile, "_FOR_CPU", {"xla_cpu_of_another_version": "1", **known})
+    assert _compile.compiler_options() == known
 
 
 def test_nothing_is_told_to_other_backends(anew, monkeypatch):

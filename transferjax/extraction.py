@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,7 +15,6 @@ import safetensors
 import safetensors.numpy
 from absl import logging
 from flax import linen as nn
-from flax import traverse_util
 from tqdm import tqdm
 
 from transferjax import data
@@ -24,7 +24,7 @@ from transferjax._validate import one_of, positive
 from transferjax.gradients import kernel_gradients, statistics
 from transferjax.gradients.batches import batch_bounds
 from transferjax.gradients.taps import Wanted
-from transferjax.models import memory_per_image, run
+from transferjax.models import apply_head, headless, memory_per_image, run
 from transferjax.models.preprocessing import normalize
 from transferjax.types import (
     ExampleGradientStats,
@@ -103,7 +103,7 @@ def extract(
         arrays["features"],
         target.labels,
         num_classes=target.num_classes,
-        logits=arrays["logits"],
+        logits=arrays.get("logits"),
         gradients=None if batch_norms is None else GradientStats(batch_norms=batch_norms),
         example_gradients=ExampleGradientStats(**known) if known else None,
         head=source.head,
@@ -112,7 +112,8 @@ def extract(
 
 def _micro_batch(source: SourceModel, target: TargetDataset, batch: int, memory: int) -> int:
     """Returns how many images at a time go through the network; where they have to be fewer, parts of equal size."""
-    shape = target.images.shape[1:]
+    size = source.normalization.size
+    shape = target.images.shape[1:] if size is None else (size, size, 3)
     most = max(1, memory // memory_per_image(source.module, source.variables, shape))
     parts = -(-batch // most)
     return -(-batch // parts)
@@ -128,10 +129,8 @@ def _run(
 ) -> dict[str, np.ndarray]:
     # Without their heads the networks of one architecture are one program, whatever they were trained on: it is
     # compiled once, and the head is one small product at the end.
-    params = traverse_util.flatten_dict(dict(source.variables["params"]))
-    kernel, bias = (params.pop((*source.head_path, leaf)) for leaf in ("kernel", "bias"))
-    module = source.module.clone(num_classes=0)
-    variables = jax.device_put({**source.variables, "params": traverse_util.unflatten_dict(params)})
+    module, variables = headless(source)
+    variables = jax.device_put(variables)
     found: dict[str, list[np.ndarray]] = {}
     with jax.default_matmul_precision("highest"):
         for start, end in tqdm(bounds, desc=source.name, unit="batch", disable=None, leave=False):
@@ -155,7 +154,8 @@ def _run(
                 found.setdefault(name, []).append(np.asarray(array))
         by_example = ("features", "norms")  # the rest is of batches
         arrays = {name: (np.concatenate if name in by_example else np.stack)(parts) for name, parts in found.items()}
-        return {**arrays, "logits": np.asarray(jnp.asarray(arrays["features"]) @ kernel + bias)}
+        logits = apply_head(source, jnp.asarray(arrays["features"]))
+    return arrays if logits is None else {**arrays, "logits": np.asarray(logits)}
 
 
 def forward(variables: Any, images: jax.Array, normalization: Normalization, *, module: nn.Module) -> jax.Array:
@@ -210,7 +210,7 @@ def _key(
         "architecture": source.architecture,
         "weights": source.weights_hash,
         "data": data.content_hash(target),
-        "preprocessing": {"mean": source.normalization.mean, "std": source.normalization.std},
+        "preprocessing": dataclasses.asdict(source.normalization),
         "dtype": "float32",
         "batch_size": batch_size,
         "micro_batch": micro_batch,

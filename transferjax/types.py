@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Task = Literal["multiclass", "binary", "multilabel"]
 Head = Literal["softmax", "sigmoid"]
+ChannelOrder = Literal["rgb", "bgr"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,15 +68,23 @@ class ModelOutput(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Normalization:
-    """How a source wants its images: `(image / 255 - mean) / std`, per colour channel.
+    """How a source wants its images: `(image / 255 - mean) / std`, per channel, and what is done before.
+
+    Another range of values is another mean and std: for -1..1 both are .5, for 0..255 they are 0 and 1/255.
 
     Attributes:
-      mean: of red, green and blue, in the range 0..1.
+      mean: of the channels in the order in which the network takes them, in the range 0..1.
       std: likewise.
+      channel_order: in which order the network takes red, green and blue.
+      grey: whether colours are replaced by their luminance, for networks trained on grey images.
+      size: height and width to bring images to (bilinear, antialiased); None to take them as they are.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    channel_order: ChannelOrder = dataclasses.field(default="rgb", metadata={"static": True})
+    grey: bool = dataclasses.field(default=False, metadata={"static": True})
+    size: int | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +98,8 @@ class SourceModel:
       module: the Flax module; `module.apply(variables, images)` gives a `ModelOutput`.
       variables: its parameters and BatchNorm statistics, float32.
       first_two_kernels: paths in `variables["params"]` of the two convolution kernels whose gradients are taken.
-      head_path: path in `variables["params"]` of the classifier, a dense layer on the features.
+      head_path: path in `variables["params"]` of the head: what makes logits of the features. Weights without a head
+        have nothing there.
       normalization: how the images are scaled.
       head: whether its logits go through a softmax or, after training with binary cross-entropy, a sigmoid.
       weights_hash: SHA-256 over names, shapes and bytes of all variables.

@@ -1,8 +1,8 @@
-"""One measurement of the suites `gradients` and `cell`, in a process of its own.
+"""Measurements of the suites `gradients` and `cell`, in a process of their own.
 
-    python -m experiments.benchmarks.gradient_cases <variant> <size> <batch> <seconds>
+    python -m experiments.benchmarks.gradient_cases <seconds> <variant>:<size>x<batch> ...
 
-Prints one line of JSON.
+Prints one line of JSON for each, one after the other.
 """
 
 from __future__ import annotations
@@ -136,4 +136,7 @@ def cell(source: SourceModel, size: int, n: int, seconds: float) -> dict[str, An
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))))
+    for text in sys.argv[2:]:
+        name, _, shape = text.partition(":")
+        pixels, _, count = shape.partition("x")
+        print(json.dumps(main(name, int(pixels), int(count), float(sys.argv[1]))), flush=True)

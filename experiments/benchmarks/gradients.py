@@ -3,6 +3,8 @@
 Each measurement is a process of its own: ours (`gradient_cases`), and PyTorch's (`torch_peer`) by the interpreter that
 `--torch_python` names, in both memory formats. They take turns over several rounds, so that what else the machine does
 hits all alike; shown are medians over the rounds, with the range. Of each process it is the median of its warm calls.
+With `--long_lived` a round is one process of ours and one of PyTorch's for each format, which measures everything one
+after the other: that has its memory from before, which is faster, and its resident memory is that of the largest yet.
 
 - forward: images to features.
 - two: the triplet loss's gradient at the two kernels; ours by taps. PyTorch: `autograd.grad` of the same two.
@@ -116,35 +118,47 @@ def matmul_rate() -> float:
     return 2 * 2048**3 / min(times)
 
 
-def in_process(command: Sequence[str]) -> Row:
-    """Runs a measurement and returns what it printed.
+class Job(NamedTuple):
+    """One measurement."""
+
+    cell: Cell
+    variant: str
+
+
+def in_process(command: Sequence[str]) -> list[Row]:
+    """Runs measurements and returns what they printed.
 
     Raises:
-      InputError: it failed; with the end of what it said.
+      InputError: they failed; with the end of what they said.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         told = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         raise InputError(f"{' '.join(command)} ended with {done.returncode}: {told}")
-    found: Row = json.loads(lines[-1])
-    return found
+    return [json.loads(line) for line in lines]
 
 
-def ours(variant: str, cell: Cell, seconds: float) -> Row:
-    """Returns one measurement of ours."""
-    return in_process(
-        [sys.executable, "-m", "experiments.benchmarks.gradient_cases", variant, *map(str, (*cell, seconds))]
-    )
+def ours(jobs: Sequence[Job], seconds: float) -> list[Row]:
+    """Returns measurements of ours, made by one process."""
+    texts = [f"{variant}:{cell.size}x{cell.batch}" for cell, variant in jobs]
+    return in_process([sys.executable, "-m", "experiments.benchmarks.gradient_cases", str(seconds), *texts])
 
 
-def theirs(python: str, variant: str, cell: Cell, seconds: float, form: str) -> Row:
-    """Returns one measurement of PyTorch's."""
-    return in_process([python, str(PEER), variant, *map(str, (*cell, seconds)), form])
+def theirs(python: str, jobs: Sequence[Job], seconds: float, form: str) -> list[Row]:
+    """Returns measurements of PyTorch's, made by one process."""
+    texts = [f"{PEERS.get(variant, variant)}:{cell.size}x{cell.batch}" for cell, variant in jobs]
+    return in_process([python, str(PEER), str(seconds), form, *texts])
 
 
 def run(
-    cells: Sequence[Cell], *, variants: Sequence[str], rounds: int, seconds: float, torch_python: str | None
+    cells: Sequence[Cell],
+    *,
+    variants: Sequence[str],
+    rounds: int,
+    seconds: float,
+    torch_python: str | None,
+    long_lived: bool = False,
 ) -> pd.DataFrame:
     """Measures and prints.
 
@@ -152,8 +166,9 @@ def run(
       cells: sizes and batches.
       variants: of `gradient_cases.VARIANTS`; and `vmap_all`, of PyTorch alone.
       rounds: in how many processes each is measured.
-      seconds: after how long a process begins no further call.
+      seconds: after how long a process begins no further call of a measurement.
       torch_python: interpreter that has torch, or None to leave PyTorch out.
+      long_lived: whether a process makes all measurements of a round, instead of one.
 
     Returns:
       A row for each cell and variant.
@@ -163,16 +178,18 @@ def run(
     print(f"A float32 product of 2048 x 2048 matrices: {rate / 1e9:.0f} GFLOP/s.", flush=True)
     for size in dict.fromkeys(cell.size for cell in cells):
         told(operations(size), size)
-    found: dict[tuple[Cell, str, str], list[Row]] = {}
-    jobs = [(cell, variant) for cell in cells for variant in variants]
-    for _, (cell, variant) in tqdm([(turn, job) for turn in range(rounds) for job in jobs], disable=None):
-        if variant in PEERS:
-            found.setdefault((cell, variant, "ours"), []).append(ours(variant, cell, seconds))
+    found: dict[tuple[Job, str], list[Row]] = {}
+    jobs = [Job(cell, variant) for cell in cells for variant in variants]
+    parts = [jobs] if long_lived else [[job] for job in jobs]
+    for part in tqdm(parts * rounds, disable=None):
+        own = [job for job in part if job.variant in PEERS]
+        measured = {"ours": (own, ours(own, seconds) if own else [])}
         for form in FORMATS if torch_python else ():
-            name = PEERS.get(variant, variant)
-            row = theirs(torch_python or "", name, cell, seconds, form)
-            found.setdefault((cell, variant, form), []).append(row)
-    table = pd.DataFrame([summary(cell, variant, found, rate) for cell, variant in jobs])
+            measured[form] = part, theirs(torch_python or "", part, seconds, form)
+        for who, (done, rows) in measured.items():
+            for job, row in zip(done, rows, strict=True):
+                found.setdefault((job, who), []).append(row)
+    table = pd.DataFrame([summary(job, found, rate) for job in jobs])
     print("\n" + table.to_string(index=False, float_format="{:.3g}".format))
     for variant, limits in ASKED.items():
         for cell, limit in zip(CELLS, limits, strict=True):
@@ -195,16 +212,17 @@ def told(counted: pd.DataFrame, size: int) -> None:
     )
 
 
-def summary(cell: Cell, variant: str, found: dict[tuple[Cell, str, str], list[Row]], rate: float) -> Row:
+def summary(job: Job, found: dict[tuple[Job, str], list[Row]], rate: float) -> Row:
     """Returns a row: medians and ranges of ours and of PyTorch's in both formats, in milliseconds, and ratios."""
+    cell, variant = job
     row: Row = {"size": cell.size, "batch": cell.batch, "variant": variant}
     for who in ("ours", *FORMATS):
-        times = [1e3 * one["seconds"] for one in found.get((cell, variant, who), [])]
+        times = [1e3 * one["seconds"] for one in found.get((job, who), [])]
         row[who] = float(np.median(times)) if times else math.nan
         row[f"{who} range"] = f"{min(times):.0f}-{max(times):.0f}" if times else "-"
     row["ours/contiguous"] = row["ours"] / row["contiguous"]
     row["ours/channels_last"] = row["ours"] / row["channels_last"]
-    first = found.get((cell, variant, "ours"), [{}])[0]
+    first = found.get((job, "ours"), [{}])[0]
     row["temporaries MB"] = (first.get("temporaries") or math.nan) / 1e6
     row["resident MB"] = first.get("resident", math.nan) / 1e6
     counted = operations(cell.size).sum()
@@ -217,11 +235,11 @@ def run_cell(cells: Sequence[Cell], *, rounds: int, seconds: float, torch_python
     """Measures a source's whole way from images of these sizes to the default metrics, and prints."""
     rows = []
     for size, _ in cells:
-        cell, times = Cell(size, NUM_IMAGES), dict[str, list[Row]]()
+        jobs, times = [Job(Cell(size, NUM_IMAGES), "cell")], dict[str, list[Row]]()
         for _ in range(rounds):
-            times.setdefault("ours", []).append(ours("cell", cell, seconds))
+            times.setdefault("ours", []).extend(ours(jobs, seconds))
             for form in FORMATS if torch_python else ():
-                times.setdefault(form, []).append(theirs(torch_python or "", "cell", cell, seconds, form))
+                times.setdefault(form, []).extend(theirs(torch_python or "", jobs, seconds, form))
         row: Row = {"size": size, "n": NUM_IMAGES}
         for who, measured in times.items():
             row[who] = float(np.median([one["seconds"] for one in measured]))

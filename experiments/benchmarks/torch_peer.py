@@ -1,8 +1,8 @@
 """What a PyTorch user writes for the suites `gradients` and `cell`. Run by the user's interpreter, with torch alone.
 
-    <python> experiments/benchmarks/torch_peer.py <variant> <size> <batch> <seconds> [channels_last]
+    <python> experiments/benchmarks/torch_peer.py <seconds> contiguous|channels_last <variant>:<size>x<batch> ...
 
-Prints one line of JSON. Needs nothing of this project: the network is torchvision's ResNet-18, written out. The variant
+Prints one line of JSON for each, one after the other. Needs nothing of this project: the network is torchvision's ResNet-18, written out. The variant
 `cell` needs scikit-learn and SciPy too.
 """
 
@@ -253,9 +253,13 @@ def main(variant: str, size: int, batch: int, seconds: float, channels_last: boo
                 "threads": torch.get_num_threads(),
                 "values": values if variant == "cell" else None,
             }
-        )
+        ),
+        flush=True,
     )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), "channels_last" in sys.argv)
+    for text in sys.argv[3:]:
+        name, _, shape = text.partition(":")
+        pixels, _, count = shape.partition("x")
+        main(name, int(pixels), int(count), float(sys.argv[1]), sys.argv[2] == "channels_last")

@@ -34,12 +34,12 @@ def test_operations_are_those_of_the_textbook(size):
 
 def test_a_tiny_run(tmp_path):
     path = tmp_path / "numbers.csv"
-    flags = ["--suite=gradients", "--cells=28x2", "--rounds=1", "--seconds=0", "--variants=norms"]
-    done = run(*flags, f"--output={path}")
+    flags = ["--suite=gradients", "--cells=28x2", "--rounds=1", "--seconds=0", "--variants=norms,forward"]
+    done = run(*flags, "--long_lived", f"--output={path}")
     assert done.returncode == 0, done.stderr
     assert "Gradient of the two kernels: 2." in done.stdout
     table = pd.read_csv(path)
-    assert list(table["variant"]) == ["norms"]
+    assert list(table["variant"]) == ["norms", "forward"]
     assert (table["ours"] > 0).all()
     assert table["channels_last"].isna().all()
 
@@ -47,16 +47,17 @@ def test_a_tiny_run(tmp_path):
 def test_a_process_that_fails_is_named():
     with pytest.raises(InputError, match=r"ended with 3: it broke"):
         gradients.in_process([sys.executable, "-c", "import sys; print('it broke', file=sys.stderr); sys.exit(3)"])
-    assert gradients.in_process([sys.executable, "-c", f"print('x'); print({json.dumps({'a': 1})!r})"]) == {"a": 1}
+    lines = f"print({json.dumps({'a': 1})!r}); print({json.dumps({'a': 2})!r})"
+    assert gradients.in_process([sys.executable, "-c", lines]) == [{"a": 1}, {"a": 2}]
 
 
 def test_medians_and_ratios():
-    cell = gradients.Cell(64, 32)
+    job = gradients.Job(gradients.Cell(64, 32), "two")
     found = {
-        (cell, "two", "ours"): [{"seconds": s, "temporaries": 2e6, "resident": 3e6} for s in (0.2, 0.1, 0.4)],
-        (cell, "two", "channels_last"): [{"seconds": 0.1}],
+        (job, "ours"): [{"seconds": s, "temporaries": 2e6, "resident": 3e6} for s in (0.2, 0.1, 0.4)],
+        (job, "channels_last"): [{"seconds": 0.1}],
     }
-    row = gradients.summary(cell, "two", found, 1e12)
+    row = gradients.summary(job, found, 1e12)
     assert row["ours"] == 200
     assert row["ours range"] == "100-400"
     assert row["ours/channels_last"] == 2

@@ -67,11 +67,14 @@ def test_all_problems_in_one_message():
         assert line in message
 
 
-def test_a_missing_head_is_named():
+def test_half_a_head_is_named_and_none_is_none():
     state = torch_state()
-    del state["fc.weight"], state["fc.bias"]
+    del state["fc.bias"]
     with pytest.raises(InputError, match=r"2 tensors do not fit[^~]*missing: fc.bias"):
         models.import_torch("resnet18", state, width=WIDTH)
+    del state["fc.weight"]
+    imported = models.import_state_dict("resnet18", state, width=WIDTH)
+    assert (imported.num_classes, imported.notes) == (0, ("there is no head, so there will be no logits",))
 
 
 def test_saved_and_loaded(tmp_path):

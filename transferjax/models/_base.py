@@ -14,9 +14,50 @@ from flax import linen as nn
 from flax import traverse_util
 
 from transferjax._validate import InputError, fail
-from transferjax.types import ModelOutput
+from transferjax.types import ModelOutput, Normalization
 
 Path = tuple[str, ...]
+
+
+def torch_key(path: Path) -> str:
+    """Maps a path in the variables to PyTorch's key where modules have PyTorch's names, dots included.
+
+    ("params", "features.0.0", "kernel") becomes "features.0.0.weight", and so on.
+    """
+    *modules, leaf = path[1:]
+    renamed = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+    return ".".join([*modules, renamed.get(leaf, leaf)])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """Where published weights are, and what is known of them.
+
+    Attributes:
+      location: a URL; or a file's path in a Python package.
+      package: that package, or None for a URL.
+      sha256: of the file, or how it begins.
+      accuracy: top-1 on ImageNet, 0..1.
+      num_train_examples: how many images it was trained on.
+      normalization: how the weights want their images.
+    """
+
+    location: str
+    sha256: str
+    accuracy: float
+    package: str | None = None
+    num_train_examples: int = 1_281_167
+    normalization: Normalization = dataclasses.field(default_factory=Normalization)
+
+
+def torchvision(file: str, *, accuracy: float, normalization: Normalization | None = None) -> Pretrained:
+    """Returns where torchvision publishes weights trained on ImageNet; the file's name ends in its hash."""
+    return Pretrained(
+        location=f"https://download.pytorch.org/models/{file}",
+        sha256=file.removesuffix(".pth").rpartition("-")[2],
+        accuracy=accuracy,
+        normalization=normalization or Normalization(),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,21 +66,35 @@ class ModelSpec:
 
     Attributes:
       name: as in `models.get(name)`.
-      module: the Flax module's class or factory; takes `num_classes` and what `options` lists.
-      options: what else `build` accepts, with its default (e.g. `width`).
+      module: the Flax module's class or factory; takes `num_classes` and what `options` lists; with `num_classes=0` it
+        has no head.
       first_two_kernels: paths in `params` of the two convolution kernels whose gradients are taken.
-      head_path: path in `params` of the classifier, a dense layer on the features.
+      head_path: path in `params` of the head: what makes logits of the features.
+      head: the head's module, by the number of classes; a dense layer as a rule.
+      logits_path: path in `params` of the dense layer that ends the head; `head_path` if None.
+      options: what else `build` accepts, with its default (e.g. `width`).
       torch_key: maps a path in the variables (collection first) to torchvision's key.
-      torch_drops: suffixes of torchvision's keys that carry no weights and are left out on purpose.
+      torch_drops: how keys begin that are left out on purpose.
+      torch_renames: (regular expression, replacement) for keys, as they are called elsewhere.
+      imagenet: where its weights trained on ImageNet are.
     """
 
     name: str
     module: Callable[..., nn.Module]
-    options: Mapping[str, int]
     first_two_kernels: tuple[Path, Path]
     head_path: Path
-    torch_key: Callable[[Path], str]
-    torch_drops: tuple[str, ...] = ("num_batches_tracked",)
+    head: Callable[[int], nn.Module] = nn.Dense
+    logits_path: Path | None = None
+    options: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    torch_key: Callable[[Path], str] = torch_key
+    torch_drops: tuple[str, ...] = ()
+    torch_renames: tuple[tuple[str, str], ...] = ()
+    imagenet: Pretrained | None = None
+
+    @property
+    def bias_path(self) -> Path:
+        """The path in `params` of the head's last bias, whose size is the number of classes."""
+        return (*(self.logits_path or self.head_path), "bias")
 
     def build(self, *, num_classes: int, **options: int) -> nn.Module:
         """Returns the module with a head of `num_classes` outputs; `options` are those of the architecture.
@@ -49,7 +104,8 @@ class ModelSpec:
         """
         unknown = sorted(set(options) - set(self.options))
         if unknown:
-            raise InputError(f"{self.name}: no option {', '.join(unknown)}. It has: {', '.join(self.options)}.")
+            has = ", ".join(self.options) or "none"
+            raise InputError(f"{self.name}: no option {', '.join(unknown)}. It has: {has}.")
         for option, value in options.items():
             if not isinstance(value, int) or value < 1:
                 raise fail(f"{self.name}, {option}", f"{value!r}", "Give a whole number of at least 1.")
@@ -124,6 +180,8 @@ def nested(leaves: Mapping[Path, np.ndarray]) -> Any:
 
 def torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the shape that PyTorch gives the leaf at `path`: kernels HWIO → OIHW, dense kernels transposed."""
+    if path[-1] == "layer_scale":
+        return (*shape, 1, 1)
     if path[-1] != "kernel":
         return shape
     return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1]
@@ -131,6 +189,8 @@ def torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def from_torch(path: Path, array: np.ndarray) -> np.ndarray:
     """Returns PyTorch's `array` for the leaf at `path` in Flax's layout: the way back of `torch_shape`."""
+    if path[-1] == "layer_scale":
+        return array[:, 0, 0]
     if path[-1] != "kernel":
         return array
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T

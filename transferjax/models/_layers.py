@@ -24,6 +24,8 @@ Way = Literal["pointwise", "taps", "winograd", "xla"]
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Elements of the patches that are held at once for a kernel's gradient: what stays in a core's caches.
 _PATCH_ELEMENTS = 2**21
+# Maps of so few pixels, and so many pairs of channels, that tap by tap is faster than XLA's.
+_FEW_PIXELS, _LARGE_KERNEL = 64, 2**18
 
 
 def conv_general_dilated(
@@ -137,6 +139,8 @@ def way_of(inputs: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padd
         return "pointwise"
     if kh * kw > h * w or (strides == (2, 2) and max(h, w) <= 4):
         return "taps"
+    if strides == (1, 1) and h * w <= _FEW_PIXELS and math.prod(kernel[2:]) >= _LARGE_KERNEL:
+        return "taps"
     three = (kh, kw) == (3, 3) and strides == (1, 1) and padding == ((1, 1), (1, 1))
     if three and dtype == jnp.float32 and _winograd.pays(inputs, kernel):
         return "winograd"
@@ -212,7 +216,53 @@ def _input_gradient_on_cpu(
         return _winograd.convolve(pulls, kernel[::-1, ::-1].swapaxes(2, 3))
     if way == "xla" and math.prod(kernel.shape[:2]) > math.prod(pulls.shape[1:3]):
         way = "taps"  # XLA swaps kernel and output gradients, as it does with inputs
+    if way == "xla" and strides != (1, 1):
+        return _by_phases(shape, strides, padding, kernel, pulls)
     return jax.linear_transpose(lambda x: _on_cpu(way, strides, padding, x, kernel), inputs)(pulls)[0]
+
+
+def _by_phases(
+    shape: tuple[int, ...], strides: Pair, padding: Padding, kernel: jax.Array, pulls: jax.Array
+) -> jax.Array:
+    """Returns the input's gradient of a strided convolution, for each pixel of a stride by a convolution of its own.
+
+    XLA spreads the output gradients and multiplies the zeros between them too: with stride 2 four times the work.
+    """
+    b, h, w, c = shape
+    heights, widths = (-(-size // stride) for size, stride in zip((h, w), strides, strict=True))
+    rows = []
+    for p in range(strides[0]):
+        row = []
+        for q in range(strides[1]):
+            taps, pads = zip(
+                _phase(h, pulls.shape[1], kernel.shape[0], p, strides[0], padding[0][0]),
+                _phase(w, pulls.shape[2], kernel.shape[1], q, strides[1], padding[1][0]),
+                strict=True,
+            )
+            part = kernel[taps[0], taps[1]][::-1, ::-1].swapaxes(2, 3)
+            if 0 in part.shape:
+                row.append(jnp.zeros((b, heights, widths, c), pulls.dtype))
+                continue
+            seen = jax.lax.pad(pulls, jnp.zeros((), pulls.dtype), ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
+            found = _xla(seen, part, (1, 1), ((0, 0), (0, 0)))
+            row.append(jnp.pad(found, ((0, 0), (0, heights - found.shape[1]), (0, widths - found.shape[2]), (0, 0))))
+        rows.append(jnp.stack(row, axis=3))
+    whole = jnp.stack(rows, axis=2).reshape(b, heights * strides[0], widths * strides[1], c)
+    return whole[:, :h, :w]
+
+
+def _phase(size: int, outputs: int, window: int, phase: int, stride: int, before: int) -> tuple[slice, Pair]:
+    """Returns which of the kernel's positions the pixels phase, phase + stride, ... meet, and the padding of outputs.
+
+    Position t meets pixel phase + stride·i from output i + (phase + before - t)/stride. The padding, less than 0 to cut
+    off, makes a convolution with these positions, the last one first, give one value for each pixel.
+    """
+    first = (phase + before) % stride
+    taps = slice(first, window, stride)
+    count = len(range(first, window, stride))
+    lowest = (phase + before - first) // stride - (count - 1)  # output of the last position, for the first pixel
+    pixels = len(range(phase, size, stride))
+    return taps, (-lowest, lowest + pixels + count - 1 - outputs)
 
 
 def _kernel_gradient(
@@ -254,6 +304,26 @@ def max_pool(inputs: jax.Array, window: int, stride: int, padding: int) -> jax.A
 
 
 def _pool_forwards(inputs: jax.Array, window: int, stride: int, padding: int) -> tuple[jax.Array, Any]:
+    """On CPU a few images at a time: or XLA keeps the padded inputs for the way back and finds the places again."""
+    b, h, w, c = inputs.shape
+    pads = ((padding, padding), (padding, padding))
+    oh, ow = _output_size((h, w), (window, window), (stride, stride), pads)
+    find = functools.partial(_places, window=window, stride=stride, padding=padding)
+
+    def in_parts(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def add(found: tuple[jax.Array, ...], rows: _patches.Rows) -> tuple[jax.Array, ...]:
+            return tuple(rows.put(whole, part) for whole, part in zip(found, find(rows.take(inputs)), strict=True))
+
+        start = (jnp.zeros((b, oh, ow, c), inputs.dtype), jnp.zeros((b, oh, ow, c), jnp.int8))
+        best, places = _patches.fold(add, start, b, size=_PATCH_ELEMENTS // (h * w * c))
+        return best, places
+
+    best, places = jax.lax.platform_dependent(inputs, cpu=in_parts, default=find)
+    return best, (places, jnp.zeros((h, w, 0)))
+
+
+def _places(inputs: jax.Array, *, window: int, stride: int, padding: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the maximum over each window, and where in the window it is first, int8."""
     _, h, w, _ = inputs.shape
     size = (window, window)
     oh, ow = _output_size((h, w), size, (stride, stride), ((padding, padding), (padding, padding)))
@@ -269,7 +339,7 @@ def _pool_forwards(inputs: jax.Array, window: int, stride: int, padding: int) ->
     for tap in range(1, window**2):
         places = jnp.where(seen(tap) > best, jnp.int8(tap), places)
         best = jnp.maximum(best, seen(tap))
-    return best, (places, jnp.zeros((h, w, 0)))
+    return best, places
 
 
 def _pool_backwards(window: int, stride: int, padding: int, kept: Any, pulls: jax.Array) -> tuple[jax.Array]:

@@ -11,35 +11,14 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from transferjax.models._base import ModelSpec, Path
-from transferjax.models._layers import conv_general_dilated, max_pool
+from transferjax.models._base import ModelSpec, Path, torch_key, torchvision
+from transferjax.models._layers import max_pool
+from transferjax.models._torch_layers import BatchNorm, conv, global_mean
 from transferjax.types import ModelOutput
 
-# PyTorch initialises convolutions of a ResNet by the fan-out, for ReLU.
-_KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _EXPANSION = 4
-
-
-def _conv(features: int, size: int, stride: int = 1, *, name: str) -> nn.Conv:
-    padding = (size - 1) // 2  # the same on both sides, as PyTorch does; Flax's "SAME" differs for stride 2
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=stride,
-        padding=((padding, padding), (padding, padding)),
-        use_bias=False,
-        kernel_init=_KERNEL_INIT,
-        conv_general_dilated=conv_general_dilated,
-        name=name,
-    )
-
-
-def _norm(train: bool, *, name: str) -> nn.BatchNorm:
-    # PyTorch's momentum .1 weighs the new value, Flax's .9 the old one.
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
 class BasicBlock(nn.Module):
@@ -51,11 +30,11 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns the block's output."""
-        y = nn.relu(_norm(train, name="bn1")(_conv(self.features, 3, self.stride, name="conv1")(x)))
-        y = _norm(train, name="bn2")(_conv(self.features, 3, name="conv2")(y))
+        y = nn.relu(BatchNorm(train, name="bn1")(conv(self.features, 3, self.stride, name="conv1")(x)))
+        y = BatchNorm(train, name="bn2")(conv(self.features, 3, name="conv2")(y))
         if x.shape != y.shape:
-            x = _conv(self.features, 1, self.stride, name="downsample_conv")(x)
-            x = _norm(train, name="downsample_bn")(x)
+            x = conv(self.features, 1, self.stride, name="downsample_conv")(x)
+            x = BatchNorm(train, name="downsample_bn")(x)
         return nn.relu(x + y)
 
 
@@ -68,31 +47,32 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Returns the block's output."""
-        y = nn.relu(_norm(train, name="bn1")(_conv(self.features, 1, name="conv1")(x)))
-        y = nn.relu(_norm(train, name="bn2")(_conv(self.features, 3, self.stride, name="conv2")(y)))
-        y = _norm(train, name="bn3")(_conv(_EXPANSION * self.features, 1, name="conv3")(y))
+        y = nn.relu(BatchNorm(train, name="bn1")(conv(self.features, 1, name="conv1")(x)))
+        y = nn.relu(BatchNorm(train, name="bn2")(conv(self.features, 3, self.stride, name="conv2")(y)))
+        y = BatchNorm(train, name="bn3")(conv(_EXPANSION * self.features, 1, name="conv3")(y))
         if x.shape != y.shape:
-            x = _conv(_EXPANSION * self.features, 1, self.stride, name="downsample_conv")(x)
-            x = _norm(train, name="downsample_bn")(x)
+            x = conv(_EXPANSION * self.features, 1, self.stride, name="downsample_conv")(x)
+            x = BatchNorm(train, name="downsample_bn")(x)
         return nn.relu(x + y)
 
 
 class ResNet(nn.Module):
-    """A residual network, in inference equal to torchvision's.
-
-    In training the running variance takes the batch's biased variance, as Flax does, where PyTorch takes the unbiased.
+    """A residual network.
 
     Attributes:
       num_classes: k; 0 for a network without a head, whose logits are empty.
       stage_sizes: blocks per stage.
       block: `BasicBlock` or `Bottleneck`.
       width: channels of the first stage; 64 in the published networks, less in small ones.
+      small_images: whether it begins with a 3x3 convolution with stride 1 and without pooling, as for CIFAR and
+        MedMNIST's images of 28 pixels.
     """
 
     num_classes: int
     stage_sizes: tuple[int, ...]
     block: Callable[..., nn.Module]
     width: int = 64
+    small_images: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> ModelOutput:
@@ -105,40 +85,62 @@ class ResNet(nn.Module):
         Returns:
           logits [b, k] and features [b, d], d = 8·width (32·width with bottlenecks).
         """
-        x = _conv(self.width, 7, 2, name="conv1")(images)
-        x = _norm(train, name="bn1")(x)
-        x = nn.relu(max_pool(x, 3, 2, 1))  # the same as the other way round, and a quarter of the work
+        x = conv(self.width, *((3, 1) if self.small_images else (7, 2)), name="conv1")(images)
+        x = BatchNorm(train, name="bn1")(x)
+        if not self.small_images:
+            x = max_pool(x, 3, 2, 1)  # the same as after the ReLU, and a quarter of the work
+        x = nn.relu(x)
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
                 stride = 2 if stage > 0 and index == 0 else 1
                 x = self.block(self.width * 2**stage, stride, name=f"layer{stage + 1}_{index}")(x, train=train)
-        features = jnp.mean(x, axis=(1, 2))
+        features = global_mean(x, images=images.shape)
         logits = nn.Dense(self.num_classes, name="fc")(features) if self.num_classes else features[:, :0]
         return ModelOutput(logits, features)
 
 
 def _torch_key(path: Path) -> str:
     """Maps ("params", "layer1_0", "downsample_conv", "kernel") to "layer1.0.downsample.0.weight", and so on."""
-    *modules, leaf = path[1:]
-    leaf = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(leaf, leaf)
+    collection, *modules, leaf = path
     renamed = {"downsample_conv": "downsample.0", "downsample_bn": "downsample.1"}
     parts = [m.replace("_", ".") if m.startswith("layer") else renamed.get(m, m) for m in modules]
-    return ".".join([*parts, leaf])
+    return torch_key((collection, *parts, leaf))
 
 
-def _spec(name: str, stage_sizes: tuple[int, ...], block: type[nn.Module]) -> ModelSpec:
-    return ModelSpec(
+# In RadImageNet's files the layers are called by their places in a Sequential.
+_RENAMES = tuple(
+    (rf"^{at}\.", f"{name}.") for at, name in [(0, "conv1"), (1, "bn1"), *((i + 3, f"layer{i}") for i in range(1, 5))]
+)
+
+
+def _spec(
+    name: str, stage_sizes: tuple[int, ...], block: type[nn.Module], file: str, accuracy: float
+) -> tuple[ModelSpec, ModelSpec]:
+    """Returns the network for images of 224 pixels, and MedMNIST's for images of 28."""
+    common = {
+        "options": {"width": 64},
+        "first_two_kernels": (("conv1", "kernel"), ("layer1_0", "conv1", "kernel")),
+        "head_path": ("fc",),
+        "torch_key": _torch_key,
+    }
+    large = ModelSpec(
         name=name,
         module=functools.partial(ResNet, stage_sizes=stage_sizes, block=block),
-        options={"width": 64},
-        first_two_kernels=(("conv1", "kernel"), ("layer1_0", "conv1", "kernel")),
-        head_path=("fc",),
-        torch_key=_torch_key,
+        torch_renames=_RENAMES,
+        imagenet=torchvision(file, accuracy=accuracy),
+        **common,
     )
+    small = ModelSpec(
+        name=f"{name}_28",
+        module=functools.partial(ResNet, stage_sizes=stage_sizes, block=block, small_images=True),
+        torch_renames=((r"\.shortcut\.", ".downsample."), (r"^linear\.", "fc.")),
+        **common,
+    )
+    return large, small
 
 
 SPECS = (
-    _spec("resnet18", (2, 2, 2, 2), BasicBlock),
-    _spec("resnet34", (3, 4, 6, 3), BasicBlock),
-    _spec("resnet50", (3, 4, 6, 3), Bottleneck),
+    *_spec("resnet18", (2, 2, 2, 2), BasicBlock, "resnet18-f37072fd.pth", 0.69758),
+    *_spec("resnet34", (3, 4, 6, 3), BasicBlock, "resnet34-b627a593.pth", 0.73314),
+    *_spec("resnet50", (3, 4, 6, 3), Bottleneck, "resnet50-0676ba61.pth", 0.7613),
 )

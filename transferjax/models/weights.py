@@ -1,23 +1,22 @@
-"""Sources from files and to files: safetensors, in this package's own layout or with torchvision's keys."""
+"""Sources from variables, and to files in this package's own layout of safetensors."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
 from transferjax._files import atomic_write, hash_arrays
-from transferjax._validate import InputError, fail, one_of
+from transferjax._validate import fail, one_of, positive
 from transferjax.models import _demo
 from transferjax.models._base import check_tensors, nested, variable_shapes
-from transferjax.models._registry import get, import_torch, names
+from transferjax.models._registry import get
 from transferjax.types import Head, Normalization, SourceModel
 
 FORMAT = "transferjax-1"
@@ -52,7 +51,7 @@ def make_source(
       InputError: the variables do not fit; lists all problems at once.
     """
     leaves = {"/".join(path): np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(dict(variables)).items()}
-    return _checked_source(
+    return checked_source(
         name,
         architecture,
         leaves,
@@ -65,7 +64,7 @@ def make_source(
     )
 
 
-def _checked_source(
+def checked_source(
     name: str,
     architecture: str,
     leaves: Mapping[str, np.ndarray],
@@ -75,7 +74,7 @@ def _checked_source(
     head: Head,
     **known: Any,
 ) -> SourceModel:
-    """Builds a source from "collection/module/leaf" → array."""
+    """Builds a source from "collection/module/leaf" → array; see `make_source`."""
     one_of("head", head, ["softmax", "sigmoid"])
     _check_normalization(normalization)
     for fact in ("num_train_examples", "imagenet_accuracy"):
@@ -83,8 +82,13 @@ def _checked_source(
         if value is not None and not (isinstance(value, int | float) and value >= 0):
             raise fail(fact, f"{value!r}", "Give a number of at least 0, or None if it is not known.")
     spec = get(architecture)
-    bias = leaves.get("/".join(("params", *spec.head_path, "bias")))
-    module = spec.build(num_classes=1000 if bias is None or bias.ndim != 1 else len(bias), **options)
+    bias = leaves.get("/".join(("params", *spec.bias_path)))
+    head_starts = "/".join(("params", *spec.head_path, ""))
+    if bias is not None and bias.ndim == 1:
+        num_classes = len(bias)
+    else:
+        num_classes = 1000 if any(path.startswith(head_starts) for path in leaves) else 0
+    module = spec.build(num_classes=num_classes, **options)
     shapes = variable_shapes(module)
     check_tensors(name, {"/".join(path): shape for path, shape in shapes.items()}, leaves)
     checked = nested({path: leaves["/".join(path)] for path in shapes})
@@ -110,6 +114,11 @@ def _check_normalization(normalization: Normalization) -> None:
         if not fine:
             remedy = "Give three finite numbers, for std above 0."
             raise fail(f"normalization.{name}", f"{values!r}", remedy)
+    one_of("normalization.channel_order", normalization.channel_order, ["rgb", "bgr"])
+    if not isinstance(normalization.grey, bool):
+        raise fail("normalization.grey", f"{normalization.grey!r}", "Give True or False.")
+    if normalization.size is not None:
+        positive("normalization.size", normalization.size)
 
 
 def save(path: str | os.PathLike[str], source: SourceModel, *, dtype: Any = np.float32) -> None:
@@ -124,8 +133,7 @@ def save(path: str | os.PathLike[str], source: SourceModel, *, dtype: Any = np.f
     facts = {
         "architecture": source.architecture,
         "options": dict(source.options),
-        "mean": source.normalization.mean,
-        "std": source.normalization.std,
+        **dataclasses.asdict(source.normalization),
         "head": source.head,
         "num_train_examples": source.num_train_examples,
         "imagenet_accuracy": source.imagenet_accuracy,
@@ -134,35 +142,6 @@ def save(path: str | os.PathLike[str], source: SourceModel, *, dtype: Any = np.f
     arrays = {key: np.ascontiguousarray(leaf, dtype) for key, leaf in sorted(leaves.items())}
     with atomic_write(path) as temporary:
         safetensors.numpy.save_file(arrays, temporary, metadata=metadata)
-
-
-def load(source: str | os.PathLike[str] | SourceModel) -> SourceModel:
-    """Finds a source by what a user writes.
-
-    Args:
-      source: the name of a demo source; `<architecture>:<file>.safetensors` with torchvision's keys (images are then
-        normalised as for ImageNet); a `.safetensors` file written by `save`; or a `SourceModel`, returned as is.
-
-    Raises:
-      InputError: nothing of that name, or a file that does not fit; the message lists all that is wrong with it.
-    """
-    if isinstance(source, SourceModel):
-        return source
-    text = os.fspath(source)
-    if text in _demo.demo_names():
-        return _load_demo(text)
-    architecture, colon, rest = text.partition(":")
-    if not (colon and architecture in names()):
-        architecture, rest = "", text
-    path = Path(rest).expanduser()  # after a colon the shell does not
-    if path.suffix != ".safetensors" or (colon and not architecture and not path.is_file()):
-        raise fail(
-            "sources",
-            f"{text!r} is unknown",
-            f"Name a demo source ({', '.join(_demo.demo_names())}) or a file as <architecture>:<path>.safetensors, "
-            f"the architecture being one of: {', '.join(names())}.",
-        )
-    return _load_file(path, architecture)
 
 
 def random_source(name: str, architecture: str, *, num_classes: int, seed: int, **options: int) -> SourceModel:
@@ -179,54 +158,3 @@ def random_source(name: str, architecture: str, *, num_classes: int, seed: int, 
     variables = nested(_demo.random_leaves(variable_shapes(module), seed))
     origin = f"untrained, seed {seed}"
     return make_source(name, architecture, variables, options=options, origin=origin, num_train_examples=0)
-
-
-def _load_file(path: Path, architecture: str) -> SourceModel:
-    if not path.is_file():
-        raise fail("sources", f"there is no file {str(path)!r}", "Check the path.")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (safetensors.SafetensorError, OSError, TypeError) as error:
-        raise fail(str(path), f"cannot be read as safetensors ({error})", "Get or write the file again.") from error
-    if metadata.get("format") == FORMAT:
-        return _own(path, architecture, metadata, arrays)
-    if not architecture:
-        raise fail("sources", f"{str(path)!r} does not say its architecture", f"Write it as <architecture>:{path}.")
-    try:
-        variables = import_torch(architecture, arrays)
-    except InputError as error:
-        raise InputError(f"{path} as {error}") from error
-    return make_source(path.stem, architecture, variables, origin=str(path))
-
-
-def _own(path: Path, architecture: str, metadata: Mapping[str, str], arrays: dict[str, np.ndarray]) -> SourceModel:
-    try:
-        facts = json.loads(metadata["transferjax"])
-        found, options = str(facts["architecture"]), dict(facts["options"])
-        normalization = Normalization(mean=tuple(facts["mean"]), std=tuple(facts["std"]))
-        known = {name: facts[name] for name in ("head", "num_train_examples", "imagenet_accuracy")}
-    except (KeyError, TypeError, ValueError) as error:
-        raise fail(str(path), "its header is damaged", "Write the file again with transferjax.models.save.") from error
-    if architecture not in ("", found):
-        raise fail("sources", f"{str(path)!r} holds a {found}", f"Write it as {found}:{path}.")
-    try:
-        return _checked_source(
-            path.stem, found, arrays, options=options, normalization=normalization, origin=str(path), **known
-        )
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-def _load_demo(name: str) -> SourceModel:
-    entry = _demo.manifest()[name]
-    if "file" in entry:
-        source = _load_file(_demo.FOLDER / entry["file"], "")
-    else:
-        source = random_source(
-            name, entry["architecture"], num_classes=entry["num_classes"], seed=entry["seed"], **entry["options"]
-        )
-    if source.weights_hash != entry["weights_hash"]:
-        raise fail(f"demo source {name}", "its weights are not those of the manifest", "Install the package again.")
-    return source
