@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"_compile", "_threads", "_validate"},
-    {"_files", "types"},
+    {"_files", "_sets", "types"},
     {"_groups", "_linalg", "_mixture", "_patches", "_pca"},
     {"metrics", "gradients", "models", "data", "evaluation", "published"},
     {"extraction", "streaming", "training", "combine"},

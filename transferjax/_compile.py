@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-# On CPU. Convolutions by Eigen instead of YNN: of networks' forward passes worth up to a third with jax 0.10. And all is
-# computed when it is needed, not as early as it can be: that takes twice the memory, fresh at every call, and few cores
-# gain nothing from having much to choose from.
+# On CPU. Convolutions by Eigen instead of YNN: of networks' forward passes worth up to a third with jax 0.10. And
+# everything is computed when it is needed, not as early as it can be: that takes twice the memory, fresh at every call,
+# and few cores gain nothing from having much to choose from.
 _FOR_CPU = {
     "xla_cpu_experimental_ynn_fusion_type": "",
     "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
+from transferjax._sets import set_similarity
+
 # Elements of the largest temporary of a chunked kernel: 64 MB in float32, the size at which chunks stop costing time.
 CHUNK_ELEMENTS = 2**24
 State = TypeVar("State")
@@ -351,37 +353,6 @@ def nearest_neighbors(points: jax.Array, k: int, *, include_self: bool) -> jax.A
             return smallest(jnp.where(jnp.arange(len(others)) == index[:, None], own, distances), k)
 
         return jax.lax.map(neighbors_of, rows).reshape(-1, k)[:n]
-
-
-def set_similarity(one: jax.Array, other: jax.Array) -> jax.Array:
-    """How alike the label sets of two examples are.
-
-    Args:
-      one: int [..., c], the label sets of a multi-label target: 0, 1, and -1 for a missing label.
-      other: likewise; the leading axes broadcast.
-
-    Returns:
-      float32 [...] in 0..1, 1 for the same: the Jaccard index over the labels that are known for both,
-      |both have it| / |either has it|; 1 if neither has any of them, e.g. for two examples without finding.
-    """
-    both, either = set_overlap(one, other)
-    return both.astype(jnp.float32) / either.astype(jnp.float32)
-
-
-def set_overlap(one: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns numerator and denominator of `set_similarity`, so that similarities can be compared without rounding.
-
-    Args:
-      one: int [..., c], see `set_similarity`.
-      other: likewise.
-
-    Returns:
-      int32 [...] each: |both have it| and |either has it|, over the labels known for both; 1 and 1 if neither has any.
-    """
-    both = jnp.sum((one == 1) & (other == 1), axis=-1, dtype=jnp.int32)
-    known = (one >= 0) & (other >= 0)
-    either = jnp.sum(known & ((one == 1) | (other == 1)), axis=-1, dtype=jnp.int32)
-    return jnp.where(either > 0, both, 1), jnp.maximum(either, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("num_neighbors", "include_self"))

@@ -56,7 +56,8 @@ def nca_speed(rng: np.random.Generator) -> None:
     features, labels = clusters(1100, 512, 11, 10.0, rng)
     with jax.enable_x64(True):
         wide, classes = jnp.asarray(features, jnp.float64), jnp.asarray(labels)
-        arguments = (principal_axes(wide, 50), wide - wide.mean(axis=0), classes)
+        centred = wide - wide.mean(axis=0)
+        arguments = (principal_axes(centred, 50), centred, classes)
         written = seconds(functools.partial(nca_loss_and_gradient, *arguments), 20)
         derived = seconds(functools.partial(jax.jit(jax.value_and_grad(automatic)), *arguments), 20)
     print(f"NCA gradient, n=1100, d=512: written {1e3 * written:.1f} ms, automatic {1e3 * derived:.1f} ms,", end=" ")

@@ -75,9 +75,8 @@ def function_of(variant: str, source: SourceModel) -> Callable[..., Any]:
 
 def arguments(source: SourceModel, size: int, batch: int) -> tuple[Any, jax.Array, jax.Array]:
     """Returns variables without the head, made-up normalised images, and labels of five classes."""
-    params = {name: leaf for name, leaf in source.variables["params"].items() if name != source.head_path[0]}
     images = np.random.default_rng(0).standard_normal((batch, size, size, 3), np.float32)
-    variables = jax.device_put({**source.variables, "params": params})
+    variables = jax.device_put(models.headless(source)[1])
     return variables, jnp.asarray(images), jnp.arange(batch) % 5
 
 

@@ -2,7 +2,8 @@
 
     <python> experiments/benchmarks/torch_peer.py <seconds> contiguous|channels_last <variant>:<size>x<batch> ...
 
-Prints one line of JSON for each, one after the other. Needs nothing of this project: the network is torchvision's ResNet-18, written out. The variant
+Prints one line of JSON for each, one after the other. Needs nothing of this project: the network is torchvision's
+ResNet-18, written out. The variant
 `cell` needs scikit-learn and SciPy too.
 """
 

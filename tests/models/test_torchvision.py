@@ -16,7 +16,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from transferjax import models
-from transferjax.models._torch_layers import StochasticDepth
+from transferjax.models.torch_layers import StochasticDepth
 
 pytestmark = pytest.mark.torch
 NAMES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from transferjax._linalg import set_overlap
+from transferjax._sets import set_overlap
 
 MARGIN = 0.05
 _ELEMENTS = 2**20  # of the temporaries of the anchors that are taken at once, if one of them does not need more

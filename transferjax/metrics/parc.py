@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from transferjax import _linalg
-from transferjax._linalg import Scatter, Spectrum, chunk_size, set_similarity
+from transferjax._linalg import Scatter, Spectrum, chunk_size
 from transferjax._pca import randomized_components
+from transferjax._sets import set_similarity
 from transferjax.metrics._base import Metric, output_dtype
 
 NUM_COMPONENTS = 32

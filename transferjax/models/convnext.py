@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, torchvision
-from transferjax.models._torch_layers import StochasticDepth, conv, global_mean
+from transferjax.models.torch_layers import StochasticDepth, conv, global_mean
 from transferjax.types import ModelOutput
 
 _STAGES = ((96, 3), (192, 3), (384, 9), (768, 3))

@@ -10,7 +10,7 @@ import jax
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, torchvision
-from transferjax.models._torch_layers import BatchNorm, SqueezeExcitation, StochasticDepth, conv, global_mean
+from transferjax.models.torch_layers import BatchNorm, SqueezeExcitation, StochasticDepth, conv, global_mean
 from transferjax.types import ModelOutput
 
 # Of each stage: whether expansion and 3x3 are one convolution, expansion, stride of the first, channels, blocks.

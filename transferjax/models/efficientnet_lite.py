@@ -19,7 +19,7 @@ import jax
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, Pretrained
-from transferjax.models._torch_layers import BatchNorm, StochasticDepth, conv, global_mean
+from transferjax.models.torch_layers import BatchNorm, StochasticDepth, conv, global_mean
 from transferjax.types import ModelOutput, Normalization
 
 # Of each stage: blocks, window, stride of the first, expansion, channels.

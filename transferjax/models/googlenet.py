@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, torchvision
 from transferjax.models._layers import max_pool
-from transferjax.models._torch_layers import BatchNorm, ceil_max_pool, conv, global_mean
+from transferjax.models.torch_layers import BatchNorm, ceil_max_pool, conv, global_mean
 from transferjax.types import ModelOutput, Normalization
 
 # Channels of 1x1 | 1x1 to 3x3 | 1x1 to 3x3 | pooling to 1x1; and what pools the map before.

@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, torchvision
-from transferjax.models._torch_layers import BatchNorm, SqueezeExcitation, conv, global_mean
+from transferjax.models.torch_layers import BatchNorm, SqueezeExcitation, conv, global_mean
 from transferjax.types import ModelOutput
 
 # Of each block: window, expanded channels, channels, squeeze and excitation, activation, stride.

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, Path, torch_key, torchvision
 from transferjax.models._layers import max_pool
-from transferjax.models._torch_layers import BatchNorm, conv, global_mean
+from transferjax.models.torch_layers import BatchNorm, conv, global_mean
 from transferjax.types import ModelOutput
 
 _EXPANSION = 4

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, torchvision
 from transferjax.models._layers import max_pool
-from transferjax.models._torch_layers import BatchNorm, conv, global_mean
+from transferjax.models.torch_layers import BatchNorm, conv, global_mean
 from transferjax.types import ModelOutput
 
 _STAGES = ((48, 4), (96, 8), (192, 4))

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, torchvision
 from transferjax.models._layers import max_pool
-from transferjax.models._torch_layers import adaptive_avg_pool, check_size, conv
+from transferjax.models.torch_layers import adaptive_avg_pool, check_size, conv
 from transferjax.types import ModelOutput
 
 # Channels by torchvision's index of the convolution; a map is halved after those below.

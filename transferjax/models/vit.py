@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, Path, torch_key, torchvision
-from transferjax.models._torch_layers import check_size, conv
+from transferjax.models.torch_layers import check_size, conv
 from transferjax.types import ModelOutput
 
 _PATCH, _GRID = 16, 14  # patches of 16 pixels, 14 x 14 of them in the images it was trained on
