@@ -29,7 +29,7 @@ _ARCHITECTURE = flags.DEFINE_string("architecture", None, f"One of: {', '.join(m
 _WEIGHTS = flags.DEFINE_string(
     "weights", "imagenet", "imagenet, radimagenet, medmnist:<dataset>, a file, a folder or a URL."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write. Default: <architecture>_<name>.safetensors here.")
+_OUTPUT = flags.DEFINE_string("output", None, "Where to write. Default: <architecture>_<weights>.safetensors here.")
 _FOLDER = flags.DEFINE_string("weights_dir", None, "Where downloads are kept. Default: ~/.cache/transferjax/weights.")
 _SHA256 = flags.DEFINE_string("sha256", None, "Of the file at a URL, or how it begins.")
 _MEAN = flags.DEFINE_list("mean", None, "Of the three channels, 0..1. Default: as published, or ImageNet's.")
@@ -45,7 +45,8 @@ def main(_argv: list[str]) -> None:
     source, report = models.load_and_report(_ARCHITECTURE.value, **options)
     if (changed := changes(source.normalization)) != source.normalization:
         source, report = models.load_and_report(_ARCHITECTURE.value, normalization=changed, **options)
-    path = Path(_OUTPUT.value or f"{source.architecture}_{source.name}.safetensors")
+    name = source.name if source.name.startswith(source.architecture) else f"{source.architecture}_{source.name}"
+    path = Path(_OUTPUT.value or f"{name}.safetensors")
     if path.suffix != ".safetensors":
         raise fail("output", f"{str(path)!r} does not end in .safetensors", "Choose such a name.")
     for line in told(source, report):

@@ -5,7 +5,7 @@ From the repository:
     python -m experiments.rank_sources
     python -m experiments.rank_sources --target=histology
     python -m experiments.rank_sources --bootstrap=200
-    python -m experiments.rank_sources --target=data.npz --sources=photos,resnet18:path/to/weights.safetensors
+    python -m experiments.rank_sources --target=data.npz --sources=photos,resnet50:imagenet,resnet18:path/to/weights.pth
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ _TARGET = flags.DEFINE_string(
 _SOURCES = flags.DEFINE_list(
     "sources",
     None,
-    "Demo sources, files as <architecture>:<path>.safetensors, or files written by transferjax; separated by commas. "
-    "Default: all demo sources but the target's own.",
+    "Demo sources, <architecture>:<weights>, or files written by transferjax; separated by commas. Weights: imagenet, "
+    "radimagenet, medmnist:<dataset>, a file or a URL. Default: all demo sources but the target's own.",
+)
+_WEIGHTS_DIR = flags.DEFINE_string(
+    "weights_dir", None, "Where downloaded weights are kept. Default: ~/.cache/transferjax/weights."
 )
 _METRICS = flags.DEFINE_list(
     "metrics", list(DEFAULT_METRICS), f"From: {', '.join([*metrics.OVER_CANDIDATES, *metrics.names()])}."
@@ -65,7 +68,7 @@ def main(_argv: list[str]) -> None:
     workdir = writable_folder("workdir", _WORKDIR.value or Path("runs") / f"rank_{dataset.name}", files=outputs)
     sources = _SOURCES.value or [name for name in models.demo_names() if name != _TARGET.value]
     table = rank_sources(
-        sources,
+        [models.load(source, folder=_WEIGHTS_DIR.value) for source in sources],
         dataset,
         metrics=_METRICS.value,
         scenario=_SCENARIO.value,

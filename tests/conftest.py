@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -11,6 +13,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+
+from transferjax import models
+from transferjax.models.resnet import BasicBlock, ResNet
 
 _TESTS = itertools.count(1)
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,6 +55,22 @@ def _compile_once(tmp_path_factory):
     yield
     for name in settings:
         del os.environ[name.upper()]
+
+
+SHORT = "short_resnet"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_resnet():
+    """An architecture of two blocks, for tests of what is done with networks: quickly compiled."""
+    models.register(
+        dataclasses.replace(
+            models.get("resnet18"),
+            name=SHORT,
+            module=functools.partial(ResNet, stage_sizes=(1, 1), block=BasicBlock),
+            imagenet=None,
+        )
+    )
 
 
 @pytest.fixture(scope="session")

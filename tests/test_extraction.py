@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax import export
 
+from tests.conftest import SHORT
 from transferjax import InputError, extraction, metrics, models
 from transferjax._compile import compiled
 from transferjax.extraction import extract
@@ -21,7 +22,7 @@ from transferjax.types import Normalization, TargetDataset
 
 @pytest.fixture(scope="module")
 def source():
-    return models.random_source("thin", "resnet18", num_classes=5, seed=0, width=4)
+    return models.random_source("thin", SHORT, num_classes=5, seed=0, width=4)
 
 
 def make_target(n=18, seed=0):
@@ -165,7 +166,7 @@ def test_the_cache_gives_the_same_bits(source, tmp_path, runs):
 
 def test_the_cache_knows_what_it_depends_on(source, tmp_path, runs):
     target = make_target()
-    other_weights = models.random_source("thin", "resnet18", num_classes=5, seed=1, width=4)
+    other_weights = models.random_source("thin", SHORT, num_classes=5, seed=1, width=4)
     relabelled = dataclasses.replace(target, labels=((target.labels + 1) % 3).astype(np.int32))
     extract(source, target, cache_dir=tmp_path)
     for changed_source, changed_target, options in (
@@ -267,6 +268,6 @@ def test_sources_of_one_architecture_share_one_program(source):
     backward = compiled(extraction.forward_backward, extraction._STATIC)
     extract(source, make_target())
     before = backward._cache_size()
-    other = models.random_source("other", "resnet18", num_classes=9, seed=3, width=4)
+    other = models.random_source("other", SHORT, num_classes=9, seed=3, width=4)
     extract(other, make_target())
     assert backward._cache_size() == before

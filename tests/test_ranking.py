@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import transferjax
+from tests.conftest import SHORT
 from tests.metrics.test_contract import count_compilations
 from transferjax import InputError, metrics, models, ranking
 from transferjax.combine import combine, combine_ncti
@@ -28,7 +29,7 @@ def target():
 
 @pytest.fixture(scope="module")
 def sources():
-    return [models.random_source(f"s{i}", "resnet18", num_classes=4, seed=i, width=4) for i in range(4)]
+    return [models.random_source(f"s{i}", SHORT, num_classes=4, seed=i, width=4) for i in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,7 @@ def test_what_several_labels_do_not_allow_is_said_before_any_work(
 
 def test_ten_sources_compile_no_more_than_two(target):
     """Sources of one architecture share every program: those of the network and those of the metrics."""
-    ten = [models.random_source(f"s{i}", "resnet18", num_classes=4, seed=i, width=4) for i in range(10)]
+    ten = [models.random_source(f"s{i}", SHORT, num_classes=4, seed=i, width=4) for i in range(10)]
     counts = []
     for sources in (ten, ten[:2]):
         jax.clear_caches()

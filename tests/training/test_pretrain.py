@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 from jax import export
 
 from experiments import pretrain as script
+from tests.conftest import SHORT
 from transferjax import data, models
 from transferjax.evaluation.classification import auc
 from transferjax.training import Recipe, predict, pretrain
@@ -33,7 +34,7 @@ def make(n=64, seed=0):
 
 @pytest.fixture(scope="module")
 def trained():
-    module = models.get("resnet18").build(num_classes=2, width=4)
+    module = models.get(SHORT).build(num_classes=2, width=4)
     return module, *pretrain(module, make(), recipe=RECIPE, normalization=Normalization(), rng=jax.random.key(0))
 
 

@@ -52,6 +52,7 @@ class _Found(NamedTuple):
     """A file, and what is known of the weights in it beforehand."""
 
     path: Path
+    name: str = ""
     normalization: Normalization = Normalization()
     head: Head = "softmax"
     num_train_examples: int | None = None
@@ -177,6 +178,7 @@ def _imagenet(spec: ModelSpec, folder: Path) -> _Found:
         origin = f"{pretrained.package}/{pretrained.location}"
     return _Found(
         path,
+        name=f"{spec.name}_imagenet",
         normalization=pretrained.normalization,
         num_train_examples=pretrained.num_train_examples,
         imagenet_accuracy=pretrained.accuracy,
@@ -190,7 +192,7 @@ def _radimagenet(architecture: str, path: Path) -> _Found:
         raise fail("weights", f"RadImageNet has no {architecture}", f"Choose from: {choices}.")
     path = _within(path, _RADIMAGENET_FILES[architecture], "https://github.com/BMEII-AI/RadImageNet")
     normalization = dataclasses.replace(_GREY_HALF, channel_order="bgr")  # read by OpenCV
-    return _Found(path, normalization=normalization, origin=str(path))
+    return _Found(path, name=f"{architecture}_radimagenet", normalization=normalization, origin=str(path))
 
 
 def _medmnist(architecture: str, text: str, folder: Path) -> _Found:
@@ -211,6 +213,7 @@ def _medmnist(architecture: str, text: str, folder: Path) -> _Found:
     )
     return _Found(
         path,
+        name=f"{architecture}_{dataset}",
         normalization=_GREY_HALF,
         head="sigmoid" if dataset == "chestmnist" else "softmax",
         num_train_examples=MEDMNIST[dataset],
@@ -230,9 +233,10 @@ def _within(path: Path, name: str, where: str) -> Path:
 
 def _load_file(found: _Found, architecture: str) -> tuple[SourceModel, Imported | None]:
     path, facts = found.path, found._asdict()
-    del facts["path"]
+    del facts["path"], facts["name"]
+    name = found.name or path.stem
     if path.is_dir():
-        return make_source(path.name, architecture, _read_orbax(path), **facts), None
+        return make_source(name, architecture, _read_orbax(path), **facts), None
     if not path.is_file():
         raise fail("sources", f"there is no file {str(path)!r}", "Check the path.")
     left_out: tuple[str, ...] = ()
@@ -243,7 +247,7 @@ def _load_file(found: _Found, architecture: str) -> tuple[SourceModel, Imported 
         if not architecture:
             raise fail("sources", f"{str(path)!r} does not say its architecture", f"Write it as <architecture>:{path}.")
     elif path.suffix == ".msgpack":
-        return make_source(path.stem, architecture, _read_msgpack(path), **facts), None
+        return make_source(name, architecture, _read_msgpack(path), **facts), None
     elif path.suffix in _TORCH_SUFFIXES:
         tensors, left_out = read_torch(path)
     else:
@@ -254,7 +258,7 @@ def _load_file(found: _Found, architecture: str) -> tuple[SourceModel, Imported 
     except InputError as error:
         raise InputError(f"{path} as {error}") from error
     imported = imported._replace(dropped=(*imported.dropped, *left_out))
-    return make_source(path.stem, architecture, imported.variables, **facts), imported
+    return make_source(name, architecture, imported.variables, **facts), imported
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
