@@ -21,6 +21,8 @@ from transferjax._patches import Rows, fold
 TILE = 4
 # Elements of the transformed tiles of the images that are taken at once: so many stay in the caches.
 _ELEMENTS = 2**21
+# A usual batch. Not the one at hand: or rounding, and with it which ReLUs are on, would depend on the micro-batch.
+_BATCH = 32
 _CHANNELS, _KERNEL_PER_TILE = 32, 512
 _POINTS = 6  # inputs to a tile, along one axis
 # Of the inputs, the kernel and back, for interpolation at 0, 1, -1, 2, -2 and infinity.
@@ -54,8 +56,8 @@ def pays(inputs: tuple[int, ...], kernel: tuple[int, ...]) -> bool:
       inputs: shape [b, h, w, c].
       kernel: shape [3, 3, c, o].
     """
-    (b, h, w, c), o = inputs, kernel[3]
-    tiles = b * -(-h // TILE) * -(-w // TILE)
+    (_, h, w, c), o = inputs, kernel[3]
+    tiles = _BATCH * -(-h // TILE) * -(-w // TILE)
     return min(c, o) >= _CHANNELS and _KERNEL_PER_TILE * tiles >= c * o
 
 
