@@ -13,6 +13,7 @@ From the repository:
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from transferjax import models
 from transferjax._validate import InputError, fail
 from transferjax.evaluation import static
 from transferjax.models.preprocessing import normalize
-from transferjax.types import Normalization, SourceModel
+from transferjax.types import ChannelOrder, Normalization, SourceModel
 
 _ARCHITECTURE = flags.DEFINE_string("architecture", None, f"One of: {', '.join(models.names())}.", required=True)
 _WEIGHTS = flags.DEFINE_string(
@@ -41,7 +42,7 @@ _SIZE = flags.DEFINE_integer("size", None, "Height and width to bring images to.
 
 def main(_argv: list[str]) -> None:
     """Imports, reports, writes."""
-    options = {"weights": _WEIGHTS.value, "folder": _FOLDER.value, "sha256": _SHA256.value}
+    options: dict[str, Any] = {"weights": _WEIGHTS.value, "folder": _FOLDER.value, "sha256": _SHA256.value}
     source, report = models.load_and_report(_ARCHITECTURE.value, **options)
     if (changed := changes(source.normalization)) != source.normalization:
         source, report = models.load_and_report(_ARCHITECTURE.value, normalization=changed, **options)
@@ -71,7 +72,7 @@ def changes(published: Normalization) -> Normalization:
             raise fail(name, f"{','.join(texts)!r}", "Give three numbers, separated by commas.") from error
     return Normalization(
         **values,
-        channel_order=_ORDER.value or published.channel_order,
+        channel_order=cast(ChannelOrder, _ORDER.value or published.channel_order),
         grey=published.grey if _GREY.value is None else _GREY.value,
         size=published.size if _SIZE.value is None else _SIZE.value,
     )

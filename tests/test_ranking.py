@@ -107,10 +107,10 @@ def test_without_the_two_parts_the_first_metric_leads(sources, target, monkeypat
 
     ranking_extract = ranking.extract
     monkeypatch.setattr(ranking, "extract", no_gradients)
-    table = transferjax.rank_sources(sources, target, metrics=["knn", "leep"])
-    assert list(table.wide().columns[:2]) == ["knn", "leep"]
+    table = transferjax.rank_sources(sources, target, metrics=["logme", "leep"])
+    assert list(table.wide().columns[:2]) == ["logme", "leep"]
     assert table.details["lead"] is None
-    assert tables.verdict(table).startswith(f"By knn alone, fine-tune {table.wide().index[0]} ")
+    assert tables.verdict(table).startswith(f"By logme alone, fine-tune {table.wide().index[0]} ")
 
 
 def test_gradients_of_examples_bring_their_metrics(sources, target, several_labels):

@@ -193,8 +193,10 @@ def run(
     print("\n" + table.to_string(index=False, float_format="{:.3g}".format))
     for variant, limits in ASKED.items():
         for cell, limit in zip(CELLS, limits, strict=True):
-            rows = table[(table["size"] == cell.size) & (table["batch"] == cell.batch) & (table["variant"] == variant)]
-            if len(rows) and not math.isnan(ratio := float(rows["ours/channels_last"].iloc[0])):
+            told_of = table[
+                (table["size"] == cell.size) & (table["batch"] == cell.batch) & (table["variant"] == variant)
+            ]
+            if len(told_of) and not math.isnan(ratio := float(told_of["ours/channels_last"].iloc[0])):
                 met = "met" if ratio <= limit else "NOT met"
                 print(f"{variant} at {cell.size} pixels, batch {cell.batch}: {ratio:.2f}, asked {limit:g}: {met}")
     return table

@@ -183,6 +183,7 @@ def test_no_other_parameter_s_gradient_is_formed():
     assert two < 0.9 * everything
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_batch():
     module, variables, _ = networks.short(dtype=np.float32, size=28, width=64)
 

@@ -234,16 +234,14 @@ def _by_phases(
     for p in range(strides[0]):
         row = []
         for q in range(strides[1]):
-            taps, pads = zip(
-                _phase(h, pulls.shape[1], kernel.shape[0], p, strides[0], padding[0][0]),
-                _phase(w, pulls.shape[2], kernel.shape[1], q, strides[1], padding[1][0]),
-                strict=True,
-            )
-            part = kernel[taps[0], taps[1]][::-1, ::-1].swapaxes(2, 3)
+            down, (top, bottom) = _phase(h, pulls.shape[1], kernel.shape[0], p, strides[0], padding[0][0])
+            right, (left, end) = _phase(w, pulls.shape[2], kernel.shape[1], q, strides[1], padding[1][0])
+            part = kernel[down, right][::-1, ::-1].swapaxes(2, 3)
             if 0 in part.shape:
                 row.append(jnp.zeros((b, heights, widths, c), pulls.dtype))
                 continue
-            seen = jax.lax.pad(pulls, jnp.zeros((), pulls.dtype), ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
+            edges = ((0, 0, 0), (top, bottom, 0), (left, end, 0), (0, 0, 0))
+            seen = jax.lax.pad(pulls, jnp.zeros((), pulls.dtype), edges)
             found = _xla(seen, part, (1, 1), ((0, 0), (0, 0)))
             row.append(jnp.pad(found, ((0, 0), (0, heights - found.shape[1]), (0, widths - found.shape[2]), (0, 0))))
         rows.append(jnp.stack(row, axis=3))
@@ -311,8 +309,9 @@ def _pool_forwards(inputs: jax.Array, window: int, stride: int, padding: int) ->
     find = functools.partial(_places, window=window, stride=stride, padding=padding)
 
     def in_parts(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def add(found: tuple[jax.Array, ...], rows: _patches.Rows) -> tuple[jax.Array, ...]:
-            return tuple(rows.put(whole, part) for whole, part in zip(found, find(rows.take(inputs)), strict=True))
+        def add(found: tuple[jax.Array, jax.Array], rows: _patches.Rows) -> tuple[jax.Array, jax.Array]:
+            best, places = find(rows.take(inputs))
+            return rows.put(found[0], best), rows.put(found[1], places)
 
         start = (jnp.zeros((b, oh, ow, c), inputs.dtype), jnp.zeros((b, oh, ow, c), jnp.int8))
         best, places = _patches.fold(add, start, b, size=_PATCH_ELEMENTS // (h * w * c))

@@ -69,7 +69,7 @@ class MobileNetV3(nn.Module):
             return BatchNorm(train, momentum=0.01, epsilon=1e-3, name=f"{path}.1")(x)
 
         x = nn.hard_swish(step(images, 16, 3, "features.0", 2))
-        for index, (window, wide, features, squeeze, activation, stride) in enumerate(_BLOCKS, start=1):
+        for index, (window, wide, channels, squeeze, activation, stride) in enumerate(_BLOCKS, start=1):
             path, act, y, at = f"features.{index}.block", getattr(nn, activation), x, 0
             if wide != x.shape[-1]:
                 y, at = act(step(y, wide, 1, f"{path}.0")), 1
@@ -77,7 +77,7 @@ class MobileNetV3(nn.Module):
             if squeeze:
                 at += 1
                 y = SqueezeExcitation(_eighths(wide // 4), gate="hard_sigmoid", name=f"{path}.{at}")(y)
-            y = step(y, features, 1, f"{path}.{at + 1}")
+            y = step(y, channels, 1, f"{path}.{at + 1}")
             x = x + y if x.shape == y.shape else y
         x = nn.hard_swish(step(x, 576, 1, f"features.{len(_BLOCKS) + 1}"))
         features = global_mean(x, images=images.shape)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -117,7 +118,7 @@ def _spec(
     name: str, stage_sizes: tuple[int, ...], block: type[nn.Module], file: str, accuracy: float
 ) -> tuple[ModelSpec, ModelSpec]:
     """Returns the network for images of 224 pixels, and MedMNIST's for images of 28."""
-    common = {
+    common: dict[str, Any] = {
         "options": {"width": 64},
         "first_two_kernels": (("conv1", "kernel"), ("layer1_0", "conv1", "kernel")),
         "head_path": ("fc",),

@@ -38,8 +38,8 @@ class ShuffleNetV2(nn.Module):
             return BatchNorm(train, name=f"{path}.{at + 1}")(x)
 
         x = max_pool(nn.relu(step(images, 24, 3, "conv1", 0, 2)), 3, 2, 1)
-        for stage, (features, size) in enumerate(_STAGES, start=2):
-            half = features // 2
+        for stage, (channels, size) in enumerate(_STAGES, start=2):
+            half = channels // 2
             for block in range(size):
                 path, stride = f"stage{stage}.{block}", 2 if block == 0 else 1
                 if stride == 2:
@@ -50,7 +50,7 @@ class ShuffleNetV2(nn.Module):
                 y = nn.relu(step(y, half, 1, f"{path}.branch2", 0))
                 y = step(y, half, 3, f"{path}.branch2", 3, stride)
                 y = nn.relu(step(y, half, 1, f"{path}.branch2", 5))
-                x = jnp.stack([kept, y], axis=-1).reshape(*y.shape[:-1], features)  # one of each, in turns
+                x = jnp.stack([kept, y], axis=-1).reshape(*y.shape[:-1], channels)  # one of each, in turns
         x = nn.relu(step(x, 1024, 1, "conv5", 0))
         features = global_mean(x, images=images.shape)
         logits = nn.Dense(self.num_classes, name="fc")(features) if self.num_classes else features[:, :0]
