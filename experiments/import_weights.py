@@ -32,7 +32,7 @@ _WEIGHTS = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Where to write. Default: <architecture>_<weights>.safetensors here.")
 _FOLDER = flags.DEFINE_string("weights_dir", None, "Where downloads are kept. Default: ~/.cache/transferjax/weights.")
-_SHA256 = flags.DEFINE_string("sha256", None, "Of the file at a URL, or how it begins.")
+_SHA256 = flags.DEFINE_string("sha256", None, "Of the file, or how it begins.")
 _MEAN = flags.DEFINE_list("mean", None, "Of the three channels, 0..1. Default: as published, or ImageNet's.")
 _STD = flags.DEFINE_list("std", None, "Likewise; for images in -1..1 both are 0.5,0.5,0.5.")
 _ORDER = flags.DEFINE_enum("channel_order", None, ["rgb", "bgr"], "In which order the network takes the colours.")

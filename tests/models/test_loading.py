@@ -153,7 +153,14 @@ def test_a_url(tmp_path, resnet18_state):
     url = (tmp_path / "a.safetensors").as_uri()
     source = models.load(f"resnet18:{url}", folder=tmp_path / "kept")
     assert source.origin == url
-    assert (tmp_path / "kept" / "a.safetensors").is_file()
+    assert [path.name for path in (tmp_path / "kept").rglob("*.safetensors")] == ["a.safetensors"]
+    (tmp_path / "b").mkdir()
+    other = {key: array + 1 for key, array in resnet18_state.items()}
+    safetensors.numpy.save_file(other, tmp_path / "b" / "a.safetensors")
+    again = models.load(f"resnet18:{(tmp_path / 'b' / 'a.safetensors').as_uri()}", folder=tmp_path / "kept")
+    assert again.weights_hash != source.weights_hash  # of the same name, but another file
+    with pytest.raises(InputError, match="SHA-256"):
+        models.load("resnet18", weights=tmp_path / "a.safetensors", sha256="00000000")
     with pytest.raises(InputError, match="sha256"):
         models.load(f"resnet18:{url}", folder=tmp_path / "other", sha256="00000000")
 

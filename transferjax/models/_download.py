@@ -59,8 +59,7 @@ def fetch(
     Raises:
       InputError: the file cannot be had or written, or has another hash.
     """
-    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
-        raise fail("sha256", f"{sha256!r} is no hash", "Give 64 hexadecimal digits, or at least the first 8.")
+    _check_form(sha256)
     path = Path(folder) / _name(url, name)
     if not path.is_file():
         writable_folder("folder", folder, files=[path.name])
@@ -76,9 +75,20 @@ def fetch(
         except OSError as error:
             why = f"cannot be written ({error.strerror or error})"
             raise fail(str(path), why, "Make room or choose another folder.") from error
+    verify(path, sha256)
+    return path
+
+
+def verify(path: Path, sha256: str | None) -> None:
+    """Raises `InputError` if a file has another hash, see `fetch`; None is any."""
+    _check_form(sha256)
     if wrong := _wrong(path, sha256):
         raise fail(str(path), wrong, "Delete the file and run again, or correct `sha256`.")
-    return path
+
+
+def _check_form(sha256: str | None) -> None:
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+        raise fail("sha256", f"{sha256!r} is no hash", "Give 64 hexadecimal digits, or at least the first 8.")
 
 
 def _name(url: str, name: str | None) -> str:

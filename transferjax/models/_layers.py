@@ -226,7 +226,7 @@ def _by_phases(
 ) -> jax.Array:
     """Returns the input's gradient of a strided convolution, for each pixel of a stride by a convolution of its own.
 
-    XLA spreads the output gradients and multiplies the zeros between them too: with stride 2 four times the work.
+    XLA convolves output gradients that are spread out instead, which takes longer on large maps.
     """
     b, h, w, c = shape
     heights, widths = (-(-size // stride) for size, stride in zip((h, w), strides, strict=True))

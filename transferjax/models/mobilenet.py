@@ -7,11 +7,13 @@ References:
 
 from __future__ import annotations
 
+import functools
+
 import jax
 from flax import linen as nn
 
 from transferjax.models._base import ModelSpec, torchvision
-from transferjax.models.torch_layers import BatchNorm, SqueezeExcitation, conv, global_mean
+from transferjax.models.torch_layers import SqueezeExcitation, conv_norm, global_mean
 from transferjax.types import ModelOutput
 
 # Of each block: window, expanded channels, channels, squeeze and excitation, activation, stride.
@@ -63,11 +65,7 @@ class MobileNetV3(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> ModelOutput:
         """Images float [b, h, w, 3], normalised → logits [b, k] and features [b, 576]."""
-
-        def step(x: jax.Array, features: int, window: int, path: str, stride: int = 1, groups: int = 1) -> jax.Array:
-            x = conv(features, window, stride, groups=groups, name=f"{path}.0")(x)
-            return BatchNorm(train, momentum=0.01, epsilon=1e-3, name=f"{path}.1")(x)
-
+        step = functools.partial(conv_norm, train=train, momentum=0.01, epsilon=1e-3)
         x = nn.hard_swish(step(images, 16, 3, "features.0", 2))
         for index, (window, wide, channels, squeeze, activation, stride) in enumerate(_BLOCKS, start=1):
             path, act, y, at = f"features.{index}.block", getattr(nn, activation), x, 0

@@ -88,6 +88,23 @@ class BatchNorm(nn.Module):
         return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
 
 
+def conv_norm(
+    x: jax.Array,
+    features: int,
+    window: int,
+    path: str,
+    stride: int = 1,
+    *,
+    train: bool,
+    groups: int = 1,
+    momentum: float = 0.1,
+    epsilon: float = 1e-5,
+) -> jax.Array:
+    """Returns torchvision's `Conv2dNormActivation` of [b, h, w, c], without the activation; within a module only."""
+    x = conv(features, window, stride, groups=groups, name=f"{path}.0")(x)
+    return BatchNorm(train, momentum=momentum, epsilon=epsilon, name=f"{path}.1")(x)
+
+
 class StochasticDepth(nn.Module):
     """Drops a block for some of the examples in training, and scales it up for the others.
 
