@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from experiments.benchmarks.peers import Data, Peer
+from experiments.benchmarks.peer_data import Data
+from experiments.benchmarks.peers import Peer
 from transferjax import _linalg, metrics
 from transferjax._validate import InputError, fail
 from transferjax.metrics._view import View
