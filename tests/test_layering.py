@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"_compile", "_threads", "_validate"},
+    {"_compile", "_lazy", "_threads", "_validate"},
     {"_files", "_sets", "types"},
     {"_groups", "_linalg", "_mixture", "_patches", "_pca"},
     {"metrics", "gradients", "models", "data", "evaluation", "published"},

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
+from transferjax._lazy import LazyImages
 from transferjax._validate import fail, one_of
 
 if TYPE_CHECKING:
@@ -23,18 +24,18 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TargetDataset:
-    """Labelled images of the data set for which a source is wanted: host arrays, one split.
+    """Labelled images of the data set for which a source is wanted: on the host, one split.
 
     Attributes:
       name: what tables and plots call it.
-      images: uint8 [n, h, w, 3].
+      images: uint8 [n, h, w, 3]; or `LazyImages` of this shape, which are read when their rows are asked for.
       labels: int32 [n] in 0..c-1; for a multi-label task int8 [n, c] with -1 for a missing label.
       class_names: one name per class; their number is c.
       task: `"binary"` is a multi-class task with two classes.
     """
 
     name: str
-    images: np.ndarray
+    images: np.ndarray | LazyImages
     labels: np.ndarray
     class_names: tuple[str, ...]
     task: Task = "multiclass"
@@ -50,7 +51,8 @@ class TargetDataset:
 
     def take(self, indices: np.ndarray) -> TargetDataset:
         """Returns the data set of these examples, in the order given."""
-        return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
+        images = self.images.take(indices) if isinstance(self.images, LazyImages) else self.images[indices]
+        return dataclasses.replace(self, images=images, labels=self.labels[indices])
 
 
 class ModelOutput(NamedTuple):

@@ -110,6 +110,9 @@ def run(sizes: Mapping[str, Size], names: tuple[str, ...], *, seconds: float, is
         rows = []
         for job in tqdm(jobs(size, names), desc=title, unit="row", disable=None):
             rows.append(row_of(job, size, call(measure, size, job.names, job.peer, seconds)))
+            if size.n > MANY_EXAMPLES:  # takes an hour: what is known so far is not lost if it is interrupted
+                row = completed(rows)[-1]
+                tqdm.write(f"{job.row}: {row['seconds']:.1f} s, {row['memory_factor']:.2f} x the features' memory")
         rows = completed(rows)
         print("\n".join(["", shown(rows), *conclusions(title, rows)]), flush=True)
         tables.append(pd.DataFrame(rows).assign(size=title))
