@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -141,11 +142,13 @@ def memory_per_image(module: nn.Module, variables: Any, image: tuple[int, ...]) 
     return _memory_per_image(module, (tuple((leaf.shape, leaf.dtype) for leaf in leaves), tree), tuple(image))
 
 
-def variable_shapes(module: nn.Module) -> dict[Path, tuple[int, ...]]:
+@functools.lru_cache(maxsize=64)
+def variable_shapes(module: nn.Module) -> Mapping[Path, tuple[int, ...]]:
     """Returns path → shape of all variables of `module`, without computing any."""
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
-    return {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
+    with jax.default_matmul_precision("highest"):  # as in extraction, which finds what was traced here
+        shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    return types.MappingProxyType({path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()})
 
 
 def check_tensors(name: str, wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, np.ndarray]) -> None:

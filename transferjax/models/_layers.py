@@ -20,7 +20,7 @@ from transferjax.models import _winograd
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
-Way = Literal["pointwise", "taps", "winograd", "xla"]
+Way = Literal["taps", "winograd", "xla"]
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 # Elements of the patches that are held at once for a kernel's gradient: what stays in a core's caches.
 _PATCH_ELEMENTS = 2**21
@@ -40,6 +40,8 @@ def conv_general_dilated(
     **others: Any,
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, to be given to Flax's `nn.Conv`; differentiable in reverse mode.
+
+    1x1 kernels are one matrix product on every backend; for the others see `convolve`.
 
     Args:
       lhs: images [b, h, w, c].
@@ -72,7 +74,9 @@ def conv_general_dilated(
         )
     (top, bottom), (left, right) = padding
     down, across = window_strides
-    return convolve(lhs, rhs, (down, across), ((top, bottom), (left, right)))
+    if rhs.shape[:2] == (1, 1) and not any((top, bottom, left, right)):
+        return jnp.matmul(lhs[:, ::down, ::across], rhs[0, 0], precision=others.get("precision"))
+    return _traced_once(lhs, rhs, (down, across), ((top, bottom), (left, right)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -81,7 +85,6 @@ def convolve(inputs: jax.Array, kernel: jax.Array, strides: Pair, padding: Paddi
 
     On CPU a way of its own is taken, forwards and for the input's gradient alike, where XLA's is slow:
 
-    - 1x1 kernels are one matrix product;
     - where the kernel has more positions than the map (both without padding), XLA swaps the two and then runs a naive
       loop, ten times as slow. So small maps are convolved tap by tap: one product for each position of the kernel, of
       those pixels alone which it meets. Also with stride 2 on maps of up to 4x4;
@@ -130,13 +133,13 @@ def _backwards(strides: Pair, padding: Padding, kept: Any, pulls: jax.Array) -> 
 
 
 convolve.defvjp(_forwards, _backwards)
+# Tracing the ways of one convolution takes 10 ms and more, and networks repeat their shapes; XLA inlines the call.
+_traced_once = jax.jit(convolve, static_argnums=(2, 3))
 
 
 def way_of(inputs: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: Padding, dtype: Any) -> Way:
     """Returns how a convolution of these shapes is computed on CPU, see `convolve`."""
     (_, h, w, _), (kh, kw, _, _) = inputs, kernel
-    if (kh, kw) == (1, 1) and padding == ((0, 0), (0, 0)):
-        return "pointwise"
     if kh * kw > h * w or (strides == (2, 2) and max(h, w) <= 4):
         return "taps"
     if strides == (1, 1) and h * w <= _FEW_PIXELS and math.prod(kernel[2:]) >= _LARGE_KERNEL:
@@ -148,9 +151,6 @@ def way_of(inputs: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padd
 
 
 def _on_cpu(way: Way, strides: Pair, padding: Padding, inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    if way == "pointwise":
-        seen = inputs[:, :: strides[0], :: strides[1]]
-        return jnp.matmul(seen, kernel[0, 0], precision="highest")
     if way == "taps":
         return _by_taps(inputs, kernel, strides, padding)
     if way == "winograd":
@@ -274,7 +274,7 @@ def _kernel_gradient_on_cpu(
     shape: tuple[int, ...], strides: Pair, padding: Padding, inputs: jax.Array, pulls: jax.Array
 ) -> jax.Array:
     way = way_of(inputs.shape, shape, strides, padding, pulls.dtype)
-    if way in ("pointwise", "taps"):
+    if way == "taps":
         kernel = jax.ShapeDtypeStruct(shape, pulls.dtype)
         return jax.linear_transpose(lambda k: _on_cpu(way, strides, padding, inputs, k), kernel)(pulls)[0]
     geometry = _patches.Geometry(kernel=shape, strides=strides, padding=padding, positions=math.prod(pulls.shape[1:3]))

@@ -14,8 +14,9 @@ from flax import linen as nn
 from transferjax._validate import fail
 from transferjax.models._layers import conv_general_dilated, max_pool
 
-# PyTorch's networks are initialised by the fan-out, for ReLU.
-_KERNEL_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's networks are initialised by the fan-out, for ReLU. Flax traces it at every pass, only for the shape: once
+# each is enough.
+_KERNEL_INIT = jax.jit(nn.initializers.variance_scaling(2.0, "fan_out", "normal"), static_argnums=(1, 2))
 
 
 def conv(
