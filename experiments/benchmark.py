@@ -8,13 +8,15 @@ From the repository:
     python -m experiments.benchmark --suite=gradients --torch_python=<an interpreter that has torch>
     python -m experiments.benchmark --suite=cell --torch_python=<one that has torch and scikit-learn>
     python -m experiments.benchmark --suite=starts
+    python -m experiments.benchmark --suite=streaming --images=20000
 
 `metrics` compares each metric with what a user of NumPy, SciPy and scikit-learn would write
 (`experiments/benchmarks/peers.py`) on made-up data: small is 1,100 examples of 512 features in 11 classes, medium
 10,000 of 2,048 in 100, large 100,000 of 2,048 in 100, without the peers. It takes long. `choices` compares single
 design choices with their alternatives. `gradients` compares ResNet-18's forward and backward passes with PyTorch's, and
 `cell` the whole way from 1,100 images to the default metrics (`experiments/benchmarks/gradients.py`). `starts` says how
-long each architecture takes to its first features, at the first start and at the second.
+long each architecture takes to its first features, at the first start and at the second. `streaming` extracts features
+from a folder of so many JPEGs.
 """
 
 from __future__ import annotations
@@ -23,12 +25,12 @@ import pandas as pd
 from absl import flags
 
 from experiments import _cli
-from experiments.benchmarks import choices, gradients, measuring, starts
+from experiments.benchmarks import choices, gradients, measuring, starts, streaming
 from experiments.benchmarks import metrics as suite
 from transferjax import _files, metrics, models
 from transferjax._validate import one_of
 
-_SUITES = ("cell", "choices", "gradients", "metrics", "starts")
+_SUITES = ("cell", "choices", "gradients", "metrics", "starts", "streaming")
 _SUITE = flags.DEFINE_string("suite", "choices", f"One of: {', '.join(_SUITES)}.")
 _SIZES = flags.DEFINE_list(
     "sizes", list(measuring.SIZES), "Of the suite metrics: these, or such as 500x64x5 (n, d, c)."
@@ -51,6 +53,7 @@ _ROUNDS = flags.DEFINE_integer(
 _LONG_LIVED = flags.DEFINE_bool(
     "long_lived", False, "Of the suite gradients: a process makes all measurements of a round, instead of one."
 )
+_IMAGES = flags.DEFINE_integer("images", 20_000, "Of the suite streaming.", lower_bound=12)
 _TORCH = flags.DEFINE_string("torch_python", None, "Python interpreter that has torch. Default: without PyTorch.")
 _OUTPUT = flags.DEFINE_string("output", None, "CSV file for the numbers of a suite, but choices.")
 
@@ -67,6 +70,9 @@ def main(argv: list[str]) -> None:
         return
     if _SUITE.value == "starts":
         _written(starts.run([models.get(name).name for name in _ARCHITECTURES.value]))
+        return
+    if _SUITE.value == "streaming":
+        _written(streaming.run(_IMAGES.value))
         return
     if _SUITE.value == "gradients":
         images = gradients.cells_of(_CELLS.value) if _CELLS.value else gradients.CELLS

@@ -17,16 +17,13 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _cli
+from experiments import _cli, _target
 from transferjax import data, metrics, models
 from transferjax._files import writable_folder
 from transferjax.combine import METHODS
 from transferjax.ranking import DEFAULT_METRICS, rank_sources
 from transferjax.report import plots, tables
 
-_TARGET = flags.DEFINE_string(
-    "target", "mri_tissue", "A demo task, a .npz in MedMNIST's layout, or a folder of class folders."
-)
 _SOURCES = flags.DEFINE_list(
     "sources",
     None,
@@ -46,7 +43,6 @@ _METHOD = flags.DEFINE_string("combine", "product", f"How the combined score is 
 _MAX_EXAMPLES = flags.DEFINE_integer(
     "max_examples_per_class", 100, "Of the target, at least 6; if an example can have several labels, with each label."
 )
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Height and width to bring the target's images to.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draw of examples and of stochastic metrics.")
 _BOOTSTRAP = flags.DEFINE_integer(
     "bootstrap", 0, "Resamples of the target's examples, from which intervals come: at least 20, or 0 for none."
@@ -63,10 +59,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where results and cache go. Def
 def main(_argv: list[str]) -> None:
     """Ranks, prints, writes."""
     start = time.perf_counter()
-    dataset = data.load(_TARGET.value, image_size=_IMAGE_SIZE.value)
+    dataset = _target.load_target()
     outputs = ("ranking.csv", "ranking.json", "ranking.png")
     workdir = writable_folder("workdir", _WORKDIR.value or Path("runs") / f"rank_{dataset.name}", files=outputs)
-    sources = _SOURCES.value or [name for name in models.demo_names() if name != _TARGET.value]
+    sources = _SOURCES.value or [name for name in models.demo_names() if name != _target.TARGET.value]
     table = rank_sources(
         [models.load(source, folder=_WEIGHTS_DIR.value) for source in sources],
         dataset,

@@ -13,9 +13,11 @@ from jax import export
 from tests.conftest import SHORT
 from transferjax import InputError, extraction, metrics, models
 from transferjax._compile import compiled
-from transferjax.extraction import extract
+from transferjax._lazy import LazyImages
+from transferjax.extraction import extract, passes
 from transferjax.gradients import example_norms, triplet_loss
 from transferjax.gradients.batches import batch_bounds
+from transferjax.models import memory_per_image
 from transferjax.models.preprocessing import normalize
 from transferjax.types import Normalization, TargetDataset
 
@@ -88,6 +90,59 @@ def test_a_batch_too_large_for_the_memory_goes_in_parts(source):
     np.testing.assert_allclose(*ratios, rtol=1e-5)
 
 
+def lazy(target, log=None):
+    """The same images, read when they are asked for."""
+
+    def read(number):
+        if log is not None:
+            log.append(number)
+        return target.images[number]
+
+    images = LazyImages(
+        read, rows=np.arange(len(target)), size=target.images.shape[1:3], fingerprint=lambda number: b"%d" % number
+    )
+    return dataclasses.replace(target, images=images)
+
+
+@pytest.mark.parametrize("gradients", [None, "batch", "example"])
+@pytest.mark.parametrize("several", [False, True])
+def test_images_in_files_are_read_in_parts(source, gradients, several):
+    target = make_target(36)
+    if several:
+        labels = np.random.default_rng(0).integers(-1, 2, (36, 3)).astype(np.int8)
+        target = dataclasses.replace(target, labels=labels, task="multilabel")
+    log = []
+    whole = extract(source, target, gradients=gradients)
+    budget = 4 * memory_per_image(source.module, source.variables, (28, 28, 3))  # batches of six in parts of three
+    streamed = extract(source, lazy(target, log), gradients=gradients, memory=budget)
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(streamed), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+    assert sorted(log) == sorted(list(range(36)) * (2 if gradients else 1))
+
+
+def test_the_last_part_is_filled_up_without_effect(source):
+    target = make_target(35)  # batches of five, in parts of two
+    budget = 2 * memory_per_image(source.module, source.variables, (28, 28, 3))
+    whole, streamed = (extract(source, one, gradients="example", memory=budget) for one in (target, lazy(target)))
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(streamed), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+
+
+def test_images_in_files_have_a_cache_too(source, tmp_path, runs):
+    for _ in range(2):
+        extract(source, lazy(make_target()), cache_dir=tmp_path)
+    assert len(runs) == 1
+
+
+def test_an_image_that_cannot_be_read_ends_the_extraction(source):
+    def read(number):
+        raise InputError(f"image {number} is damaged")
+
+    images = LazyImages(read, rows=np.arange(18), size=(28, 28), fingerprint=lambda number: b"")
+    with pytest.raises(InputError, match="image 0 is damaged"):
+        extract(source, dataclasses.replace(make_target(), images=images))
+
+
 def test_identical_images_give_finite_gradients(source):
     target = make_target()
     images = target.images.copy()
@@ -143,13 +198,13 @@ def test_weights_that_overflow_are_named(source):
 def runs(monkeypatch):
     """Counts how often the network is really run."""
     counted = []
-    run = extraction._run
+    run = extraction.run_batches
 
     def counting(*args, **kwargs):
         counted.append(1)
         return run(*args, **kwargs)
 
-    monkeypatch.setattr(extraction, "_run", counting)
+    monkeypatch.setattr(extraction, "run_batches", counting)
     return counted
 
 
@@ -244,11 +299,11 @@ def test_both_passes_lower_for(source, platform):
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), {**source.variables, "params": params}
     )
     images, labels = jax.ShapeDtypeStruct((4, 28, 28, 3), np.uint8), jax.ShapeDtypeStruct((4,), np.int32)
-    forward = export.export(compiled(extraction.forward, ("module",)), platforms=[platform])(
+    forward = export.export(compiled(passes.forward, ("module",)), platforms=[platform])(
         variables, images, source.normalization, module=module
     )
     assert forward.out_avals[0].shape == (4, 8)
-    backward = compiled(extraction.forward_backward, extraction._STATIC)
+    backward = compiled(passes.forward_backward, passes.STATIC)
     for micro_batch in (4, 2):
         both = export.export(backward, platforms=[platform])(
             variables,
@@ -265,7 +320,7 @@ def test_both_passes_lower_for(source, platform):
 
 
 def test_sources_of_one_architecture_share_one_program(source):
-    backward = compiled(extraction.forward_backward, extraction._STATIC)
+    backward = compiled(passes.forward_backward, passes.STATIC)
     extract(source, make_target())
     before = backward._cache_size()
     other = models.random_source("other", SHORT, num_classes=9, seed=3, width=4)

@@ -10,8 +10,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LEVELS = [
     {"_compile", "_lazy", "_threads", "_validate"},
-    {"_files", "_sets", "types"},
-    {"_groups", "_linalg", "_mixture", "_patches", "_pca"},
+    {"_files", "_prefetch", "_sets", "types"},
+    {"_download", "_groups", "_linalg", "_mixture", "_patches"},
+    {"_pca"},
     {"metrics", "gradients", "models", "data", "evaluation", "published"},
     {"extraction", "streaming", "training", "combine"},
     {"ranking"},
@@ -20,7 +21,7 @@ LEVELS = [
 ]
 LEVEL_OF = {part: level for level, parts in enumerate(LEVELS) for part in parts}
 FREE = {"transferjax"}  # the package's own __init__ names the public parts
-HEAVY = {"matplotlib": {"transferjax/report/plots.py", "transferjax/report/evaluation_plots.py"}}
+HEAVY = {"matplotlib": {f"transferjax/report/{name}.py" for name in ("contact_sheet", "evaluation_plots", "plots")}}
 FORBIDDEN = {"torch", "tensorflow", "pickle"}
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from transferjax import _linalg
+
 _OVERSAMPLES = 10
 
 
@@ -35,17 +37,22 @@ def randomized_components(
     if iterations is None:
         iterations = 7 if k < 0.1 * min(n, d) else 4
     product = functools.partial(jnp.matmul, precision="highest")
-    centred = features.astype(jnp.float64)
-    centred = centred - jnp.mean(centred, axis=0)
-    matrix = centred if n >= d else centred.T
-    start = np.random.RandomState(seed).normal(size=(matrix.shape[1], k + _OVERSAMPLES))
     # scikit-learn keeps the directions apart by LU factors; any basis of the same space gives the same result
-    basis = jnp.asarray(start)
-    for _ in range(iterations):
-        basis = jnp.linalg.qr(product(matrix.T, product(matrix, basis)))[0]
-    basis = jnp.linalg.qr(product(matrix, basis))[0]
+    basis = jnp.asarray(np.random.RandomState(seed).normal(size=(min(n, d), k + _OVERSAMPLES)))
+    if n >= d:  # a chunk of examples at a time is centred and widened to float64
+        mean = _linalg.fold_rows(_add_rows, jnp.zeros(d), features) / n
+        for _ in range(iterations):
+            basis = jnp.linalg.qr(_both_ways(features, mean, basis))[0]
+        basis = jnp.linalg.qr(_linalg.map_rows(lambda row: product(row - mean, basis), features))[0]
+        small = _projected(features, mean, basis)
+    else:
+        matrix = features.astype(jnp.float64)
+        matrix = (matrix - jnp.mean(matrix, axis=0)).T
+        for _ in range(iterations):
+            basis = jnp.linalg.qr(product(matrix.T, product(matrix, basis)))[0]
+        basis = jnp.linalg.qr(product(matrix, basis))[0]
+        small = product(basis.T, matrix)
     # of this small matrix the decomposition of its products is as good: it is asked for its leading part only
-    small = product(basis.T, matrix)
     values, turn = jnp.linalg.eigh(product(small, small.T))
     values, turn = jnp.maximum(values[::-1][:k], 0), turn[:, ::-1][:, :k]
     left = product(basis, turn)  # of the matrix, as the axes of its columns
@@ -55,6 +62,30 @@ def randomized_components(
     else:
         scores, axes = product(small.T, turn), left
     return scores, values / max(n - 1, 1), axes
+
+
+def _add_rows(total: jax.Array, rows: jax.Array, present: jax.Array) -> jax.Array:
+    return total + jnp.matmul(present, rows, precision="highest")
+
+
+def _both_ways(features: jax.Array, mean: jax.Array, basis: jax.Array) -> jax.Array:
+    """Returns (X - mean)ᵀ·(X - mean)·basis."""
+
+    def add(total: jax.Array, rows: jax.Array, present: jax.Array) -> jax.Array:
+        centred = (rows - mean) * present[:, None]
+        onward = jnp.matmul(centred, basis, precision="highest")
+        return total + jnp.matmul(centred.T, onward, precision="highest")
+
+    return _linalg.fold_rows(add, jnp.zeros(basis.shape), features)
+
+
+def _projected(features: jax.Array, mean: jax.Array, basis: jax.Array) -> jax.Array:
+    """Returns basisᵀ·(X - mean), for a basis [n, q]."""
+
+    def add(total: jax.Array, rows: jax.Array, present: jax.Array, part: jax.Array) -> jax.Array:
+        return total + jnp.matmul((part * present[:, None]).T, rows - mean, precision="highest")
+
+    return _linalg.fold_rows(add, jnp.zeros((basis.shape[1], features.shape[1])), features, basis)
 
 
 def default_solver_is_randomized(n: int, d: int, k: int) -> bool:

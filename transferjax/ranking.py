@@ -101,7 +101,7 @@ def rank_sources(
         raise fail("gradients", f"{gradients!r} is not enough for {', '.join(by_example)}", "Choose 'example'.")
     loaded = _load(sources)
     dataset, left_out = data.leave_out_rare_labels(data.load(target, image_size=image_size))
-    dataset = data.subsample(dataset, max_examples_per_class, rng=np.random.default_rng(seed))
+    dataset = data.in_memory(data.subsample(dataset, max_examples_per_class, rng=np.random.default_rng(seed)))
     if gradients == "example":
         several = dataset.labels.ndim == 2
         allowed = [name for name in EXAMPLE_METRICS if not (several and _metric(name).multilabel == "refused")]

@@ -32,6 +32,7 @@ class TargetDataset:
       labels: int32 [n] in 0..c-1; for a multi-label task int8 [n, c] with -1 for a missing label.
       class_names: one name per class; their number is c.
       task: `"binary"` is a multi-class task with two classes.
+      groups: int32 [n], equal for what must not be torn apart, such as the images of one patient; None if unknown.
     """
 
     name: str
@@ -39,6 +40,7 @@ class TargetDataset:
     labels: np.ndarray
     class_names: tuple[str, ...]
     task: Task = "multiclass"
+    groups: np.ndarray | None = None
 
     @property
     def num_classes(self) -> int:
@@ -52,7 +54,8 @@ class TargetDataset:
     def take(self, indices: np.ndarray) -> TargetDataset:
         """Returns the data set of these examples, in the order given."""
         images = self.images.take(indices) if isinstance(self.images, LazyImages) else self.images[indices]
-        return dataclasses.replace(self, images=images, labels=self.labels[indices])
+        groups = None if self.groups is None else self.groups[indices]
+        return dataclasses.replace(self, images=images, labels=self.labels[indices], groups=groups)
 
 
 class ModelOutput(NamedTuple):

@@ -1,10 +1,12 @@
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from transferjax._validate import InputError
-from transferjax.data import load_folder
-from transferjax.data.folder import read_image
+from transferjax.data import content_hash, in_memory, load_folder, reading, splits_of, subsample
+from transferjax.data.reading import read_image
 
 
 def pixels(seed=0, size=(6, 8)):
@@ -60,16 +62,20 @@ def test_splits(tmp_path):
     np.testing.assert_array_equal(load_folder(tmp_path).images[0], pixels(0))
     text = message(load_folder, tmp_path, split="val")
     assert "no sub-folder 'val'. Choose a split that it has: train, test." in text
+    assert splits_of(tmp_path) == ("train", "test")
 
 
 def test_a_class_that_one_split_lacks(tmp_path):
-    for split, names in (("train", "abc"), ("test", "ac")):
+    """One for training may; what is not there in training could not be learnt."""
+    for split, names in (("train", "abc"), ("val", "ac"), ("test", "abcd")):
         for name in names:
-            fill(tmp_path / split / name)
-    assert load_folder(tmp_path).num_classes == 3
-    assert "test: too few examples per class ('b' has 0)" in message(load_folder, tmp_path, split="test").replace(
-        ", labels", ""
-    )
+            fill(tmp_path / split / name, n=6 if split == "train" else 2)
+    assert "train, labels: too few examples per class ('d' has 0)" in message(load_folder, tmp_path)
+    text = message(load_folder, tmp_path, split="test")
+    assert "test/d: is a class that train/ has no image of. Add images for training, or remove the folder." in text
+    shutil.rmtree(tmp_path / "test" / "d")
+    validation = load_folder(tmp_path, split="val")
+    assert (validation.class_names, validation.labels.tolist()) == (("a", "b", "c"), [0, 0, 2, 2])
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -91,8 +97,8 @@ def test_no_sub_folders(tmp_path):
 def test_empty_class(root):
     (root / "scar").mkdir()
     assert "scar: is empty. Add PNG" in message(load_folder, root)
-    (root / "scar" / "1.dcm").write_text("x")
-    assert "scar: no images in it (only: .dcm). Add PNG" in message(load_folder, root)
+    (root / "scar" / "1.doc").write_text("x")
+    assert "scar: no images in it (only: .doc). Add PNG" in message(load_folder, root)
 
 
 def test_few_and_single_classes(root):
@@ -104,12 +110,25 @@ def test_few_and_single_classes(root):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "half"])
-def test_undecodable_image(root, content):
+def test_undecodable_image(root, content, caplog):
+    """Known at once if it is seen from the first bytes, else when it is read."""
     path = root / "mole" / "3.png"
     path.write_bytes(path.read_bytes()[:90] if content == "half" else content)
-    text = message(load_folder, root)
-    assert f"{path}: cannot be decoded (" in text
+    if content == "half":
+        dataset = load_folder(root)
+        text = message(dataset.images.__getitem__, slice(None))
+    else:
+        text = message(load_folder, root)
+    assert f"{path}: " in text
+    assert "is empty" in text or "cannot be decoded" in text
     assert "Replace or remove the file." in text
+    assert "('mole' has 5)" in message(load_folder, root, skip_unreadable=True)
+    fill(root / "mole", n=9, seed=50)
+    path.write_bytes(b"\x89PNG" if content == "half" else content)
+    dataset = load_folder(root, skip_unreadable=True)
+    assert dataset.labels.tolist() == [0] * 7 + [1] * 8
+    assert "1 of 16 files are left out" in caplog.text
+    assert str(path) in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what Pillow says of the damage
@@ -129,12 +148,58 @@ def test_damaged_bytes_never_escape_as_another_error(tmp_path):
                 assert str(path) in str(error)  # noqa: PT017
 
 
-def test_several_sizes(root):
+def test_several_sizes(root, caplog):
     fill(root / "mole", n=1, size=(9, 7))
-    text = message(load_folder, root)
-    assert "mole/0.png: 9 x 7 pixels (height x width), but " in text
-    assert "healthy/0.png has 6 x 8. Give image_size " in text
-    assert load_folder(root, image_size=5).images.shape == (13, 5, 5, 3)
+    assert load_folder(root).images.shape == (13, 224, 224, 3)
+    text = "images of 2 sizes (height x width, from 6 x 8 to 9 x 7); each is resized to 224 x 224. Give image_size"
+    assert text in caplog.text
+    small = load_folder(root, image_size=5)
+    assert small.images.shape == (13, 5, 5, 3)
+    np.testing.assert_array_equal(small.images[7], read_image(root / "mole" / "0.png", image_size=5))
+
+
+def test_nothing_is_read_before_it_is_asked_for(root, monkeypatch):
+    read = []
+    monkeypatch.setattr(reading, "read_image", lambda path, **_: read.append(path.name) or pixels())
+    dataset = load_folder(root)
+    part = subsample(dataset, 2, rng=np.random.default_rng(0)).take(np.array([0, 1]))
+    assert read == []
+    assert part.images[:].shape == (2, 6, 8, 3)
+    assert len(read) == 2
+
+
+def test_what_the_content_hash_sees(root):
+    """The files' bytes, the labels, how they are read: not their names' times or the folder's place."""
+    hashes = {content_hash(load_folder(root)), content_hash(load_folder(root, image_size=5))}
+    moved = root.rename(root.parent / "moved")
+    assert content_hash(load_folder(moved)) in hashes
+    Image.fromarray(pixels(77)).save(moved / "mole" / "3.png")
+    hashes.add(content_hash(load_folder(moved)))
+    assert len(hashes) == 3
+
+
+def test_frames_of_a_file_are_images_and_a_group(root):
+    frames = [Image.fromarray(pixels(i)) for i in range(3)]
+    frames[0].save(root / "mole" / "0.tif", save_all=True, append_images=frames[1:])
+    dataset = load_folder(root)
+    assert dataset.labels.tolist() == [0] * 7 + [1] * 9
+    np.testing.assert_array_equal(dataset.images[8:11], [pixels(i) for i in range(3)])
+    assert len(set(dataset.groups[8:11])) == 1
+    assert len(set(dataset.groups)) == 14
+
+
+def test_in_memory_if_it_fits(root):
+    dataset = load_folder(root)
+    held = in_memory(dataset)
+    assert isinstance(held.images, np.ndarray)
+    np.testing.assert_array_equal(held.images, dataset.images)
+    assert in_memory(dataset, limit=100) is dataset
+
+
+def test_symlink_loop(root):
+    (root / "mole" / "3.png").unlink()
+    (root / "mole" / "3.png").symlink_to("3.png")
+    assert "mole/3.png: " in message(load_folder, root)
 
 
 def test_resize_is_antialiased(tmp_path):
@@ -189,9 +254,3 @@ def test_unknown_ranges(tmp_path):
     assert "x.tif: holds floats, whose range is not known. Save it with 8 bits" in message(read_image, path)
     Image.fromarray(np.ones((4, 4), np.int32)).save(path)
     assert "x.tif: holds 32-bit whole numbers" in message(read_image, path)
-
-
-def test_stack_of_images(tmp_path):
-    frames = [Image.fromarray(pixels(i)) for i in range(3)]
-    frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
-    assert "x.tif: holds 3 images. Save each as a file of its own." in message(read_image, tmp_path / "x.tif")

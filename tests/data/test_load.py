@@ -74,22 +74,43 @@ def test_paths(tmp_path, monkeypatch):
     for i in range(12):
         (tmp_path / "skin" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((4, 6), i, np.uint8)).save(tmp_path / "skin" / "ab"[i % 2] / f"{i:02}.png")
-    assert data.load(tmp_path / "skin").images[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]
+    assert data.load(tmp_path / "skin").images[:][:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]
 
 
 @pytest.mark.usefixtures("demo")
 def test_unknown_target():
     text = message("mri_tisue")
     assert "target: 'mri_tisue' is unknown; did you mean 'mri_tissue'?" in text
-    assert "demo task (mri_tissue, nuclei), or give the path of a .npz file or of a folder" in text
+    assert "demo task (mri_tissue, nuclei), medmnist:<dataset>/<size> or tfds:<dataset>, or give the path of" in text
     assert "did you mean" not in message("xyz")
     for odd in ("", "no/such/file.npz", "x" * 10000, "a\0b", "~nobody-of-that-name/x"):
         assert "is unknown" in message(odd)
 
 
-def test_neither_npz_nor_folder(tmp_path):
-    (tmp_path / "table.csv").write_text("x")
-    assert "table.csv' is neither a .npz file nor a folder" in message(tmp_path / "table.csv")
+def test_neither_npz_nor_table_nor_folder(tmp_path):
+    (tmp_path / "table.doc").write_text("x")
+    text = message(tmp_path / "table.doc")
+    assert "table.doc' is neither a folder nor one of .npz, .csv, .tsv, .parquet. Give the path" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("medmnist:bloodmnist/large", "'large' is no size. Write e.g. medmnist:bloodmnist/224."),
+        ("medmnist:bloodmnst/28", "did you mean 'bloodmnist'"),
+        ("medmnist:bloodmnist/28", "python -m experiments.prepare_data --dataset=bloodmnist --size=28"),
+        ("radimagenet:no/such/folder", "is no folder"),
+    ],
+)
+def test_named_collections(target, text, tmp_path):
+    assert text in message(target, data_dir=tmp_path)
+
+
+def test_splits_of(tmp_path):
+    assert data.splits_of("mri_tissue") == data.splits_of("medmnist:bloodmnist/28") == ("train", "val", "test")
+    assert data.splits_of(save(tmp_path / "cells.npz")) == ("train", "test")
+    with pytest.raises(InputError, match="'cels' is unknown"):
+        data.splits_of("cels")
 
 
 def test_unknown_split():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from transferjax._lazy import LazyImages
 from transferjax._validate import fail
 from transferjax.types import TargetDataset, Task
 
@@ -139,10 +140,12 @@ def checked_dataset(
     source: str,
     *,
     name: str,
-    images: np.ndarray,
+    images: np.ndarray | LazyImages,
     labels: np.ndarray,
     class_names: Sequence[str],
     task: Task = "multiclass",
+    groups: np.ndarray | None = None,
+    scored: bool = True,
     arrays: tuple[str, str] = ("images", "labels"),
 ) -> TargetDataset:
     """Builds a data set of one split after all checks that do not depend on where it came from.
@@ -150,11 +153,13 @@ def checked_dataset(
     Args:
       source: what messages call the whole: a path or a name.
       name: what tables and plots call it.
-      images: uint8 [n, h, w], [n, h, w, 1] or [n, h, w, 3].
+      images: uint8 [n, h, w], [n, h, w, 1] or [n, h, w, 3], or lazy ones.
       labels: class numbers [n] or [n, 1]; or, of a multi-label target, [n, c] of 0, 1 and -1 for a missing label.
       class_names: one per class or label.
       task: `"multilabel"` if labels [n, c] are known to be label sets; else they are if they have several columns and
         are not one-hot, and the task follows from the labels.
+      groups: see `TargetDataset`.
+      scored: whether there have to be enough examples of each class for scoring, as in a split for training.
       arrays: what messages call images and labels.
 
     Returns:
@@ -164,7 +169,8 @@ def checked_dataset(
       InputError: whatever keeps it from being scored; the message names the array, the value and the remedy.
     """
     argument = f"{source}, {arrays[1]}"
-    images = rgb_images(f"{source}, {arrays[0]}", images)
+    if not isinstance(images, LazyImages):  # which are as they should be
+        images = rgb_images(f"{source}, {arrays[0]}", images)
     multilabel = task == "multilabel" or has_columns(labels)
     labels = label_sets(argument, labels) if multilabel else class_indices(argument, labels)
     if len(images) != len(labels):
@@ -174,12 +180,13 @@ def checked_dataset(
         one_name_per_label(argument, labels, class_names)
         if task != "multilabel":
             not_one_hot({argument: labels}, otherwise="; or set task='multilabel'")
-        if not usable_labels(labels).any():
+        if scored and not usable_labels(labels).any():
             found = f"no label has {MIN_PER_CLASS} examples with it and as many without it"
             raise fail(argument, f"{found} ({_listed_counts(labels, class_names)})", "Add examples.")
     else:
         in_range(argument, labels, class_names)
-        enough_per_class(argument, labels, class_names)
+        if scored:
+            enough_per_class(argument, labels, class_names)
         labels = labels.astype(np.int32)
         task = "binary" if len(class_names) == 2 else "multiclass"
     return TargetDataset(
@@ -188,6 +195,7 @@ def checked_dataset(
         labels=labels,
         class_names=tuple(class_names),
         task="multilabel" if multilabel else task,
+        groups=groups,
     )
 
 

@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
-from tqdm import tqdm
 
-from transferjax._validate import InputError, fail
-from transferjax.data._checks import SPLITS, checked_dataset, enough_per_class
-from transferjax.data._resize import resized
+from transferjax._validate import fail
+from transferjax.data import reading
+from transferjax.data._checks import SPLITS, checked_dataset
+from transferjax.data.image_files import open_files, torn_apart
 from transferjax.types import TargetDataset
 
-IMAGE_SUFFIXES = frozenset(
-    [".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"]
-)
-_THREADS = 4
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 
-
-def load_folder(path: str | os.PathLike[str], *, split: str = "train", image_size: int | None = None) -> TargetDataset:
-    """Loads the images of one split of a folder.
+def load_folder(
+    path: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    image_size: int | None = None,
+    skip_unreadable: bool = False,
+    options: reading.Options = reading.DEFAULTS,
+) -> TargetDataset:
+    """Opens one split of a folder; pixels are read when they are asked for.
 
     Class names are the sub-folders' names, sorted. If the folder has a sub-folder `train` which has sub-folders itself,
     then `train`, `val` and `test` are splits, and a class is one that any of them has. Otherwise everything is
-    `train`. Files come in sorted order. Hidden files, files without an image's suffix and folders below a
-    class are not read. Images are taken as `read_image` says.
+    `train`. Files come in sorted order. Hidden files, files without an image's suffix (and that do not begin like
+    DICOM) and folders below a class are not read. Images are taken as `reading.read_image` says; each slice or frame of
+    a file is an image.
 
     Args:
       path: the folder.
       split: `"train"`, `"val"` or `"test"`.
-      image_size: make every image this high and this wide; without it all have to be of one size.
+      image_size: make every image this high and this wide; see `image_files.open_files`, also for the rest.
+      skip_unreadable: leave out what cannot be read, and say so; without, it is an error.
+      options: how to read what can be read in several ways.
 
     Returns:
-      The data set, named as the folder is.
+      The data set, named as the folder is. If files hold several images, those of one file are a group.
 
     Raises:
-      InputError: no such split, a class without enough images, an image that cannot be decoded, or images of several
-        sizes; the message names the folder or the file.
+      InputError: no such split, a class without enough images or without any for training, or a file that is no image;
+        the message names the folder or the file.
     """
     root = Path(path)
     folder, class_names = _classes(root, split)
@@ -48,56 +50,37 @@ def load_folder(path: str | os.PathLike[str], *, split: str = "train", image_siz
     labels: list[int] = []
     for label, name in enumerate(class_names):
         found = _image_files(folder / name)
+        if found and folder.name != "train" and folder != root and not _image_files(root / "train" / name):
+            remedy = "Add images for training, or remove the folder."
+            raise fail(str(folder / name), "is a class that train/ has no image of", remedy)
         files += found
         labels += [label] * len(found)
-    numbers = np.array(labels, np.int32)
-    enough_per_class(str(folder), numbers, class_names)  # before reading them
-    images = _read_all(files, image_size)
+    others = [root / other for other in splits_of_folder(root) if root / other != folder] if folder != root else []
+    opened = open_files(
+        str(folder),
+        files,
+        others=[file for other in others for name in _sub_folders(other) for file in _image_files(other / name)],
+        image_size=image_size,
+        skip_unreadable=skip_unreadable,
+        options=options,
+    )
     return checked_dataset(
-        str(folder), name=root.resolve().name, images=images, labels=numbers, class_names=class_names
+        str(folder),
+        name=root.resolve().name,
+        images=opened.images,
+        labels=np.array(labels, np.int32)[opened.files],
+        class_names=class_names,
+        groups=torn_apart(opened.files),
+        scored=split == "train",
     )
 
 
-def read_image(path: str | os.PathLike[str], *, image_size: int | None = None) -> np.ndarray:
-    """Reads one image as uint8 [h, w, 3].
-
-    The camera's orientation (EXIF) is applied. Grey is repeated; palettes and CMYK become RGB; transparency is dropped;
-    16-bit grey is divided by 257, so that 65535 becomes 255.
-
-    Args:
-      path: the file.
-      image_size: make it this high and this wide: bilinear, antialiased.
-
-    Raises:
-      InputError: it cannot be decoded, it holds several images, or values of an unknown range (floats, 32 bits).
-    """
-    try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1 and image.format != "MPO":  # MPO: a camera's JPEG with its preview
-                raise fail(str(path), f"holds {frames} images", "Save each as a file of its own.")
-            image.load()
-            rgb = _as_rgb(str(path), image)
-            return np.array(rgb if image_size is None else resized(rgb, image_size))
-    except InputError:
-        raise
-    except Exception as error:  # decoders raise nearly anything on damaged files
-        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-        raise fail(str(path), f"cannot be decoded ({reason})", "Replace or remove the file.") from error
-
-
-def _as_rgb(path: str, image: Image.Image) -> Image.Image:
-    """Returns the image upright and in mode RGB."""
-    source_format = image.format
-    image = ImageOps.exif_transpose(image)
-    if image.mode in _SIXTEEN_BIT or (image.mode == "I" and source_format in ("PNG", "PPM")):
-        image = Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        kind = "32-bit whole numbers" if image.mode == "I" else "floats"
-        raise fail(path, f"holds {kind}, whose range is not known", "Save it with 8 bits per channel.")
-    elif image.mode in ("P", "PA"):
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+def splits_of_folder(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Returns which splits `load_folder` finds there."""
+    root = Path(path)
+    top = _sub_folders(root)
+    has_splits = "train" in top and bool(_sub_folders(root / "train"))
+    return tuple(name for name in SPLITS if name in top) if has_splits else ("train",)
 
 
 def _sub_folders(folder: Path) -> list[str]:
@@ -113,7 +96,7 @@ def _classes(root: Path, split: str) -> tuple[Path, list[str]]:
     """Returns the folder whose sub-folders are the classes of a split, and the names of the classes."""
     top = _sub_folders(root)
     if "train" in top and _sub_folders(root / "train"):
-        splits = [name for name in SPLITS if name in top]
+        splits = splits_of_folder(root)
         if split not in splits:
             raise fail(str(root), f"no sub-folder {split!r}", f"Choose a split that it has: {', '.join(splits)}.")
         return root / split, sorted({name for other in splits for name in _sub_folders(root / other)})
@@ -134,31 +117,15 @@ def _image_files(folder: Path) -> list[Path]:
     except OSError as error:
         found = f"cannot be read ({error.strerror})"
         raise fail(str(folder), found, "Check the path and its rights.") from error
-    files = [entry for entry in entries if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.is_dir()]
+    entries = [entry for entry in entries if not entry.is_dir()]
+    files = [entry for entry in entries if reading.is_image_name(entry.name)]
+    if not files:  # DICOM files often have no suffix
+        files = [entry for entry in entries if reading.is_image_file(entry)]
     if not files:
         others = ", ".join(sorted({entry.suffix or entry.name for entry in entries})[:5])
         raise fail(
             str(folder),
             f"no images in it (only: {others})" if others else "is empty",
-            "Add PNG, JPEG, TIFF or BMP files, or remove the folder.",
+            "Add PNG, JPEG, TIFF, DICOM or NIfTI files, or remove the folder.",
         )
     return files
-
-
-def _read_all(files: list[Path], image_size: int | None) -> np.ndarray:
-    """Reads the files as uint8 [n, h, w, 3], with a progress bar on a terminal."""
-    pool = ThreadPoolExecutor(_THREADS)
-    try:
-        results = pool.map(lambda file: read_image(file, image_size=image_size), files)
-        images: np.ndarray = np.empty(0, np.uint8)
-        for i, image in enumerate(tqdm(results, total=len(files), desc="Reading images", unit="image", disable=None)):
-            if i == 0:
-                images = np.empty((len(files), *image.shape), np.uint8)
-            if image.shape != images.shape[1:]:
-                (h, w), (h0, w0) = image.shape[:2], images.shape[1:3]
-                found = f"{h} x {w} pixels (height x width), but {files[0]} has {h0} x {w0}"
-                raise fail(str(files[i]), found, "Give image_size to bring all images to one size.")
-            images[i] = image
-        return images
-    finally:
-        pool.shutdown(cancel_futures=True)

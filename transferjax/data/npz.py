@@ -76,8 +76,19 @@ def load_npz(path: str | os.PathLike[str], *, split: str = "train") -> TargetDat
         labels=labels[wanted[1]],
         class_names=class_names,
         task="multilabel" if multilabel else "multiclass",
+        scored=split == "train",
         arrays=wanted,
     )
+
+
+def splits_of_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Returns which splits `load_npz` finds there: those with images and labels."""
+    with _opened(Path(path)) as file:
+        return _whole_splits(file.files)
+
+
+def _whole_splits(arrays: list[str]) -> tuple[str, ...]:
+    return tuple(split for split in SPLITS if {f"{split}_images", f"{split}_labels"} <= set(arrays))
 
 
 @contextlib.contextmanager
@@ -140,7 +151,6 @@ def _class_names(file: np.lib.npyio.NpzFile, path: Path, labels: dict[str, np.nd
 
 def _missing_remedy(arrays: list[str]) -> str:
     """Says what to do about missing arrays: ask for another split if one is whole, or rename them."""
-    splits = [split for split in SPLITS if {f"{split}_images", f"{split}_labels"} <= set(arrays)]
-    if splits:
+    if splits := _whole_splits(arrays):
         return f"Choose a split that it has: {', '.join(splits)}."
     return "Name the arrays as MedMNIST does: train_images and train_labels, likewise val_ and test_."

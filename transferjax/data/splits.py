@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
+from tqdm import tqdm
 
+from transferjax._lazy import LazyImages
 from transferjax._validate import positive
 from transferjax.data._checks import usable_labels
 from transferjax.types import TargetDataset
+
+IN_MEMORY = 2**30
+"""Bytes of images that are kept in memory instead of being read again for each source."""
+
+_BLOCK = 256
 
 
 def subsample(dataset: TargetDataset, max_examples_per_class: int | None, *, rng: np.random.Generator) -> TargetDataset:
@@ -45,6 +53,28 @@ def subsample(dataset: TargetDataset, max_examples_per_class: int | None, *, rng
         for label in range(dataset.num_classes)
     ]
     return dataset.take(rng.permutation(np.concatenate(drawn)))
+
+
+def in_memory(dataset: TargetDataset, *, limit: int = IN_MEMORY) -> TargetDataset:
+    """Reads images that are still in their files, if they are few enough to be kept: each source wants to see them.
+
+    Args:
+      dataset: with images in memory, or lazy ones.
+      limit: how many bytes they may take; with more the data set comes back as it is.
+
+    Raises:
+      InputError: an image cannot be read; the message names its file.
+    """
+    images = dataset.images
+    if not isinstance(images, LazyImages) or math.prod(images.shape) > limit:
+        return dataset
+    found = np.empty(images.shape, np.uint8)
+    with tqdm(total=len(images), desc="Reading images", unit="image", disable=None, leave=False) as bar:
+        for start in range(0, len(images), _BLOCK):
+            block = images[start : start + _BLOCK]
+            found[start : start + len(block)] = block
+            bar.update(len(block))
+    return dataclasses.replace(dataset, images=found)
 
 
 def leave_out_rare_labels(dataset: TargetDataset) -> tuple[TargetDataset, dict[str, tuple[int, int]]]:

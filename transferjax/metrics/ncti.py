@@ -95,7 +95,8 @@ def ncti(
             between = jnp.matmul(white.T * (counts / n), white, precision="highest")
             # the authors' solver shrinks the total covariance too, by its own trace: what is left between the classes
             # then has a multiple of the identity in it
-            excess = (jnp.sum(points**2) - jnp.trace(within)) / (n * q)
+            squares = _linalg.products(points, change=lambda rows: rows)
+            excess = (jnp.trace(squares) - jnp.trace(within)) / (n * q)
             extra = shrinkage * excess * jnp.matmul(whitening.T, whitening, precision="highest")
             between = jnp.where(shrinks, (1 - shrinkage) * between + extra, between)
             directions = _linalg.spectrum(between)
@@ -103,15 +104,20 @@ def ncti(
             strong = shrinks | (directions.values > _RANK_TOLERANCE**2 * directions.values[0])
             used = strong[:k] & (jnp.arange(k) < jnp.sum(counts > 0) - 1)
             turn = jnp.matmul(whitening, jnp.where(used, directions.vectors[:, :k], 0), precision="highest")
-            coordinates = jnp.matmul(points, turn, precision="highest")  # [n, k], centred as the points are
-            gram = jnp.matmul(coordinates.T, coordinates, precision="highest")
+            # of the coordinates points·turn [n, k], centred as the points are
+            gram = jnp.matmul(turn.T, jnp.matmul(squares, turn, precision="highest"), precision="highest")
             return jnp.sum(jnp.sqrt(_linalg.spectrum(gram).values)).astype(output_dtype(features))
-        scores = jnp.matmul(jnp.matmul(points, whitening, precision="highest"), white.T, precision="highest")
+        to_scores = jnp.matmul(whitening, white.T, precision="highest")
         priors = jnp.where(counts > 0, jnp.log(jnp.maximum(counts, 1) / n), -jnp.inf)
-        shares = jax.nn.softmax(scores - jnp.sum(white**2, axis=1) / 2 + priors, axis=1)
+        offsets = priors - jnp.sum(white**2, axis=1) / 2
+
+        def shares_of(point: jax.Array) -> jax.Array:
+            return jax.nn.softmax(jnp.matmul(point, to_scores, precision="highest") + offsets)
+
         if term == "ncc":
-            own = jnp.take_along_axis(shares, labels[:, None], axis=1)
+            own = _linalg.map_rows(lambda point, label: shares_of(point)[label], points, labels)
             return jnp.mean(own).astype(output_dtype(features))
+        shares = _linalg.map_rows(shares_of, points)
         norms = _nuclear_norms_of_classes(shares, labels, num_classes=num_classes, size=max_class_size)
         return -jnp.log(jnp.sum(norms)).astype(output_dtype(features))
 

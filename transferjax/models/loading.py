@@ -14,11 +14,11 @@ import numpy as np
 import safetensors
 from flax import serialization, traverse_util
 
+from transferjax._download import fetch, verify
 from transferjax._files import sha256 as hash_of_bytes
 from transferjax._validate import InputError, fail
 from transferjax.models import _demo
 from transferjax.models._base import ModelSpec
-from transferjax.models._download import fetch, verify
 from transferjax.models._registry import Imported, get, import_state_dict, names
 from transferjax.models._torch_file import read_torch
 from transferjax.models.weights import FORMAT, checked_source, make_source, random_source

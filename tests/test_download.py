@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 import transferjax
-from transferjax import InputError
-from transferjax.models import _download
-from transferjax.models._download import fetch
+from transferjax import InputError, _download
+from transferjax._download import fetch
 
 CONTENT = np.random.default_rng(0).bytes(100_000)
 OTHER = np.random.default_rng(1).bytes(90_000)
@@ -32,7 +31,7 @@ import sys, types
 for name, folder in (("transferjax", sys.argv[1]), ("transferjax.models", sys.argv[1] + "/models")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
-from transferjax.models._download import fetch
+from transferjax._download import fetch
 fetch(sys.argv[2], folder=sys.argv[3])
 """
 

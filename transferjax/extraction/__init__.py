@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,33 +13,24 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from absl import logging
-from flax import linen as nn
-from tqdm import tqdm
 
 from transferjax import data
-from transferjax._compile import compiled
 from transferjax._files import atomic_write, hash_arrays, sha256, writable_folder
+from transferjax._lazy import LazyImages
+from transferjax._prefetch import Waited
 from transferjax._validate import one_of, positive
-from transferjax.gradients import kernel_gradients, statistics
+from transferjax.extraction.passes import Gradients, run_batches
 from transferjax.gradients.batches import batch_bounds
-from transferjax.gradients.taps import Wanted
-from transferjax.models import apply_head, headless, memory_per_image, run
-from transferjax.models.preprocessing import normalize
-from transferjax.types import (
-    ExampleGradientStats,
-    GradientStats,
-    Normalization,
-    SourceModel,
-    TargetDataset,
-    TransferPair,
-    make_pair,
-)
+from transferjax.models import memory_per_image
+from transferjax.types import ExampleGradientStats, GradientStats, SourceModel, TargetDataset, TransferPair, make_pair
+
+__all__ = ["FORWARD_BATCH_SIZE", "MEMORY", "STREAM_MEMORY", "Gradients", "extract"]
 
 # Counted up whenever the same inputs give other numbers, so that old cache files are not used any more.
 _VERSION = 2
 FORWARD_BATCH_SIZE = 128
-MEMORY = 4 * 2**30
-Gradients = Literal["batch", "example"]
+# On CPU, images that are read ahead are not in memory because it is short; activations then should not fill it.
+MEMORY, STREAM_MEMORY = 4 * 2**30, 2**29
 
 
 def extract(
@@ -49,7 +39,8 @@ def extract(
     *,
     gradients: Gradients | None = "batch",
     batch_size: int = FORWARD_BATCH_SIZE,
-    memory: int = MEMORY,
+    memory: int | None = None,
+    waited: Waited | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> TransferPair:
     """Runs the source over the target's images, in their order.
@@ -60,6 +51,9 @@ def extract(
     the whole batch. The network is in inference mode throughout. Products run at the highest precision on every
     backend.
 
+    Images that are not in memory are read ahead, a part of a batch at a time (twice, for gradients), so memory does not
+    grow with their number: but for features and logits, and the distances of the triplet loss one row at a time.
+
     Args:
       source: the network.
       target: n images; shuffled, so that batches mix classes (`data.subsample` does that). Of a multi-label target the
@@ -67,7 +61,9 @@ def extract(
       gradients: `"batch"` for the norms of the batches' gradients at the source's first two kernels; `"example"` for
         what is known of the examples' shares of them too, see `ExampleGradientStats`; None for none.
       batch_size: of the forward pass if no gradients are taken.
-      memory: bytes that the activations of one pass may take, about.
+      memory: bytes that the activations of one pass may take, about; None for `MEMORY`, or for `STREAM_MEMORY` if the
+        images are not in memory and the device is the CPU.
+      waited: where the seconds are added up for which the device waited for images.
       cache_dir: folder of cache files; None for no cache. A file that is damaged or belongs to other inputs is not
         used but written again. Passes with and without gradients have files of their own: their batches differ, so
         their features do in the last digit, and a result may not depend on what was run before.
@@ -79,8 +75,13 @@ def extract(
       InputError: too few examples, or the network gives values that are not finite.
     """
     positive("batch_size", batch_size)
+    streamed = isinstance(target.images, LazyImages)
+    if memory is None:
+        memory = STREAM_MEMORY if streamed and jax.default_backend() == "cpu" else MEMORY
     positive("memory", memory)
     if gradients is None:
+        if streamed:
+            batch_size = min(batch_size, _most(source, target, memory))
         bounds = [(start, min(start + batch_size, len(target))) for start in range(0, len(target), batch_size)]
     else:
         one_of("gradients", gradients, ["batch", "example"])
@@ -92,7 +93,7 @@ def extract(
         path = writable_folder("cache_dir", cache_dir) / f"{sha256(key.encode())[:40]}.safetensors"
         arrays = _read(path, key)
     if arrays is None:
-        arrays = _run(source, target, bounds, gradients=gradients, micro_batch=micro_batch)
+        arrays = run_batches(source, target, bounds, gradients=gradients, micro_batch=micro_batch, waited=waited)
         if cache_dir is not None:
             with atomic_write(path) as temporary:
                 metadata = {"key": key, "sha256": hash_arrays(arrays)}
@@ -112,93 +113,15 @@ def extract(
 
 def _micro_batch(source: SourceModel, target: TargetDataset, batch: int, memory: int) -> int:
     """Returns how many images at a time go through the network; where they have to be fewer, parts of equal size."""
-    size = source.normalization.size
-    shape = target.images.shape[1:] if size is None else (size, size, 3)
-    most = max(1, memory // memory_per_image(source.module, source.variables, shape))
-    parts = -(-batch // most)
+    parts = -(-batch // _most(source, target, memory))
     return -(-batch // parts)
 
 
-def _run(
-    source: SourceModel,
-    target: TargetDataset,
-    bounds: list[tuple[int, int]],
-    *,
-    gradients: Gradients | None,
-    micro_batch: int,
-) -> dict[str, np.ndarray]:
-    # Without their heads the networks of one architecture are one program, whatever they were trained on: it is
-    # compiled once, and the head is one small product at the end.
-    module, variables = headless(source)
-    variables = jax.device_put(variables)
-    found: dict[str, list[np.ndarray]] = {}
-    with jax.default_matmul_precision("highest"):
-        for start, end in tqdm(bounds, desc=source.name, unit="batch", disable=None, leave=False):
-            images = target.images[start:end]
-            if gradients is None:
-                run_network = compiled(forward, ("module",))
-                of_batch = {"features": run_network(variables, images, source.normalization, module=module)}
-            else:
-                of_batch = compiled(forward_backward, _STATIC)(
-                    variables,
-                    images,
-                    target.labels[start:end],
-                    source.normalization,
-                    module=module,
-                    kernels=source.first_two_kernels,
-                    gradients=gradients,
-                    micro_batch=min(micro_batch, end - start),
-                    num_classes=target.num_classes,
-                )
-            for name, array in of_batch.items():
-                found.setdefault(name, []).append(np.asarray(array))
-        by_example = ("features", "norms")  # the rest is of batches
-        arrays = {name: (np.concatenate if name in by_example else np.stack)(parts) for name, parts in found.items()}
-        logits = apply_head(source, jnp.asarray(arrays["features"]))
-    return arrays if logits is None else {**arrays, "logits": np.asarray(logits)}
-
-
-def forward(variables: Any, images: jax.Array, normalization: Normalization, *, module: nn.Module) -> jax.Array:
-    """Images uint8 [b, h, w, 3] → features [b, d]."""
-    return run(module, variables, normalize(images, normalization)).features
-
-
-_STATIC = ("module", "kernels", "gradients", "micro_batch", "num_classes")
-
-
-def forward_backward(
-    variables: Any,
-    images: jax.Array,
-    labels: jax.Array,
-    normalization: Normalization,
-    *,
-    module: nn.Module,
-    kernels: tuple[tuple[str, ...], ...],
-    gradients: Gradients,
-    micro_batch: int,
-    num_classes: int,
-) -> dict[str, jax.Array]:
-    """Images uint8 [b, h, w, 3], labels [b] or [b, c] → features [b, d] and the fields of the gradients' statistics."""
-    aligned = gradients == "example" and labels.ndim == 1
-    by_example: tuple[Wanted, ...] = ("norms", "squares") if gradients == "example" else ()
-    found = kernel_gradients(
-        module,
-        variables,
-        images,
-        labels,
-        paths=kernels,
-        wanted=("batch", *by_example, *(("directions",) if aligned else ())),
-        micro_batch=micro_batch,
-        num_classes=num_classes,
-        prepare=jax.tree_util.Partial(normalize, normalization=normalization),
-    )
-    told = {"features": found.features, "batch_norms": statistics.batch_norms(found)}
-    if gradients == "example":
-        assert found.norms is not None
-        told |= {"norms": found.norms, "signal_to_noise": statistics.signal_to_noise(found)}
-    if aligned:
-        told["alignment"] = statistics.alignment(found, labels)
-    return told
+def _most(source: SourceModel, target: TargetDataset, memory: int) -> int:
+    """Returns how many images fit into the memory."""
+    size = source.normalization.size
+    shape = target.images.shape[1:] if size is None else (size, size, 3)
+    return max(1, memory // memory_per_image(source.module, source.variables, shape))
 
 
 def _key(
