@@ -49,7 +49,8 @@ def test_the_minimum_is_reached_at_full_precision(lda_factor):
         scatter = _linalg.scatter(jnp.asarray(features), jnp.asarray(labels), num_classes=4)
         total = _linalg.spectrum(scatter.total)
         points = (scatter.points - scatter.mean) @ total.vectors
-        fit = jax.jit(pactran_gauss._fit)(points, labels, total.values, scatter.counts, 1 / (lda_factor * n))
+        rows = jnp.concatenate([points, jnp.ones((n, 1))], axis=1)
+        fit = jax.jit(pactran_gauss._fit)(rows, labels, total.values, scatter.counts, 1 / (lda_factor * n))
     away = special.softmax(np.asarray(fit.logits).T, axis=1) - np.eye(4)[labels]
     gradient = np.asarray(points).T @ away / n + np.asarray(fit.weights)[:, :-1].T / (lda_factor * n)
     assert np.abs(gradient).max() < 1e-8

@@ -77,10 +77,12 @@ def pactran_gauss(
     with jax.enable_x64(True):
         scatter = scatter or _linalg.scatter(features, labels, num_classes=num_classes)
         total = total or _linalg.spectrum(scatter.total)
-        points = _product(scatter.points - scatter.mean, total.vectors)
-        fit = _fit(points, labels, total.values, scatter.counts, 1 / (lda_factor * n))
+        # the centred examples in principal components, and a 1 for the bias: these alone are held, in float64
+        vectors, one = jnp.pad(total.vectors, ((0, 0), (0, 1))), jnp.append(jnp.zeros(len(total.values)), 1)
+        rows = _linalg.map_rows(lambda row: _product(row - scatter.mean, vectors) + one, scatter.points)
+        fit = _fit(rows, labels, total.values, scatter.counts, 1 / (lda_factor * n))
         shares = jax.nn.softmax(fit.logits, axis=0)
-        trace = jnp.sum(jnp.sum(shares * (1 - shares), axis=0) * (1 + jnp.sum(points**2, axis=1))) / n
+        trace = jnp.sum(jnp.sum(shares * (1 - shares), axis=0) * jnp.sum(rows**2, axis=1)) / n
         present = jnp.sum(scatter.counts > 0)
         flatness = present * s2_factor / (2 * lda_factor * n) * jnp.log1p(lda_factor * n * trace / (d * present))
         return -(fit.loss + flatness).astype(output_dtype(features))
@@ -104,7 +106,7 @@ class _Fit(NamedTuple):
     steps: jax.Array
 
 
-def _fit(points: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.Array, penalty: float) -> _Fit:
+def _fit(rows: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.Array, penalty: float) -> _Fit:
     """Returns the classifier of the smallest mean cross-entropy + penalty/2·‖W‖², by Newton's method.
 
     The steps are solved for by conjugate gradients, since the Hessian has (r·c)² entries. In principal components the
@@ -112,14 +114,13 @@ def _fit(points: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.
     first in all arrays, since XLA multiplies twice as fast so on a CPU.
 
     Args:
-      points: float64 [n, r], centred and in principal components.
+      rows: float64 [n, r + 1], the examples, centred and in principal components, and 1.
       labels: int [n].
-      spectrum: [r], the points' squares, summed.
+      spectrum: [r], the components' squares, summed.
       counts: [c], of the classes; those without examples get no share.
       penalty: of the weights.
     """
-    n, r = points.shape
-    rows = jnp.concatenate([points, jnp.ones((n, 1), jnp.float64)], axis=1)
+    n, r = rows.shape[0], rows.shape[1] - 1
     squares = jnp.append(spectrum / n, 1)
     penalties = jnp.append(jnp.full(r, penalty), 0)
     targets = jax.nn.one_hot(labels, len(counts), dtype=jnp.float64, axis=0)
@@ -203,9 +204,11 @@ def _conjugate_gradients(
     share = jnp.clip(10 * size / jnp.maximum(loss, _SHORTEST), 1e-7, 0.3)
     largest = jnp.max(jnp.abs(target))
     scale = jnp.where(largest > 0, largest, 1)
-    rows, shares, penalties, diagonal, inverse, target = (
-        array.astype(jnp.float32) for array in (rows, shares, penalties, diagonal, inverse, target / scale)
+    # the examples as columns, since XLA takes half as long again for a product along those of `rows`, on a CPU
+    columns, shares, penalties, diagonal, inverse, target = (
+        array.astype(jnp.float32) for array in (rows.T, shares, penalties, diagonal, inverse, target / scale)
     )
+    columns = jax.lax.optimization_barrier(columns)
 
     def conditioned(residual: jax.Array) -> jax.Array:
         first = jnp.concatenate([residual[:, :m], residual[:, -1:]], axis=1)
@@ -215,11 +218,9 @@ def _conjugate_gradients(
     scaled = conditioned(target)
     size = jnp.sum(target * scaled)
     enough = share.astype(jnp.float32) * size
-    # another copy, since XLA takes half as long again for a product along the examples of the first, on a CPU
-    columns = jax.lax.optimization_barrier(rows.T)
 
     def curved(move: jax.Array) -> jax.Array:
-        weighted = shares * _product(move, rows.T)
+        weighted = shares * _product(move, columns)
         weighted = weighted - shares * jnp.sum(weighted, axis=0)
         return _product(weighted, columns.T) / len(rows) + penalties * move
 
