@@ -238,9 +238,22 @@ def map_rows(fn: Callable[..., Any], features: jax.Array, *others: jax.Array) ->
       What `fn` returns, with a leading axis of n. Call it inside `jax.enable_x64(True)`.
     """
     n, d = features.shape
-    return jax.lax.map(
-        lambda entry: fn(entry[0].astype(jnp.float64), *entry[1:]), (features, *others), batch_size=chunk_size(n, 4 * d)
-    )
+    size = chunk_size(n, 4 * d)
+    of_rows = jax.vmap(lambda row, *rest: fn(row.astype(jnp.float64), *rest))
+    if size == n:
+        return of_rows(features, *others)
+
+    # not by `jax.lax.map`, which takes a copy of all examples that fill whole chunks
+    def body(index: jax.Array, found: Any) -> Any:
+        begin = jnp.minimum(index * size, n - size)
+        rows = (jax.lax.dynamic_slice_in_dim(array, begin, size) for array in (features, *others))
+        return jax.tree.map(
+            lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, begin, 0), found, of_rows(*rows)
+        )
+
+    first = jax.eval_shape(of_rows, features[:1], *(array[:1] for array in others))
+    start = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), first)
+    return jax.lax.fori_loop(0, -(-n // size), body, start)
 
 
 class Spectrum(NamedTuple):
