@@ -10,8 +10,8 @@ are in another's numbers. What is measured:
 - compiling: the first call less the warm one, without a compilation cache on disk: tracing, XLA, and the first touch of
   memory.
 - memory: the largest resident memory of the process during a warm call (Linux counts it) less that before the first
-  call, when the features are already on the device. So compiled programs are in it, the features are not; "with
-  features" adds them, as a multiple of the features, where these are at least 50 MB.
+  call, when the features are already on the device. So compiled programs are in it (not what the compiler used and
+  freed), the features are not; "with features" adds them, as a multiple of the features, where these are 50 MB or more.
 - together: all metrics that have a peer, one preset of each, in one call of `score`, which computes what they share
   once; against the sum of the peers, each of which works for itself as its users do.
 """
