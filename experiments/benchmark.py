@@ -7,6 +7,7 @@ From the repository:
     python -m experiments.benchmark --suite=choices
     python -m experiments.benchmark --suite=gradients --torch_python=<an interpreter that has torch>
     python -m experiments.benchmark --suite=cell --torch_python=<one that has torch and scikit-learn>
+    python -m experiments.benchmark --suite=augmentations --torch_python=<one that has torchvision>
     python -m experiments.benchmark --suite=starts
     python -m experiments.benchmark --suite=streaming --images=20000
 
@@ -14,7 +15,8 @@ From the repository:
 (`experiments/benchmarks/peers.py`) on made-up data: small is 1,100 examples of 512 features in 11 classes, medium
 10,000 of 2,048 in 100, large 100,000 of 2,048 in 100, without the peers. It takes long. `choices` compares single
 design choices with their alternatives. `gradients` compares ResNet-18's forward and backward passes with PyTorch's, and
-`cell` the whole way from 1,100 images to the default metrics (`experiments/benchmarks/gradients.py`). `starts` says how
+`cell` the whole way from 1,100 images to the default metrics (`experiments/benchmarks/gradients.py`). `augmentations`
+compares that of a batch with torchvision's. `starts` says how
 long each architecture takes to its first features, at the first start and at the second. `streaming` extracts features
 from a folder of so many JPEGs.
 """
@@ -25,12 +27,12 @@ import pandas as pd
 from absl import flags
 
 from experiments import _cli
-from experiments.benchmarks import choices, gradients, measuring, starts, streaming
+from experiments.benchmarks import augmentations, choices, gradients, measuring, starts, streaming
 from experiments.benchmarks import metrics as suite
 from transferjax import _files, metrics, models
 from transferjax._validate import one_of
 
-_SUITES = ("cell", "choices", "gradients", "metrics", "starts", "streaming")
+_SUITES = ("augmentations", "cell", "choices", "gradients", "metrics", "starts", "streaming")
 _SUITE = flags.DEFINE_string("suite", "choices", f"One of: {', '.join(_SUITES)}.")
 _SIZES = flags.DEFINE_list(
     "sizes", list(measuring.SIZES), "Of the suite metrics: these, or such as 500x64x5 (n, d, c)."
@@ -48,7 +50,7 @@ _VARIANTS = flags.DEFINE_list(
 )
 _ARCHITECTURES = flags.DEFINE_list("architectures", list(models.names()), "Of the suite starts.")
 _ROUNDS = flags.DEFINE_integer(
-    "rounds", 3, "Of the suites gradients and cell: processes for each number.", lower_bound=1
+    "rounds", 3, "Of the suites augmentations, gradients and cell: processes for each number.", lower_bound=1
 )
 _LONG_LIVED = flags.DEFINE_bool(
     "long_lived", False, "Of the suite gradients: a process makes all measurements of a round, instead of one."
@@ -63,6 +65,9 @@ def main(argv: list[str]) -> None:
     del argv
     if one_of("suite", _SUITE.value, _SUITES) == "choices":
         choices.run()
+        return
+    if _SUITE.value == "augmentations":
+        _written(augmentations.run(rounds=_ROUNDS.value, seconds=_SECONDS.value, torch_python=_TORCH.value))
         return
     if _SUITE.value == "cell":
         images = gradients.cells_of(_CELLS.value or ["64", "224"])
