@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -117,8 +118,9 @@ def ncti(
         if term == "ncc":
             own = _linalg.map_rows(lambda point, label: shares_of(point)[label], points, labels)
             return jnp.mean(own).astype(output_dtype(features))
-        shares = _linalg.map_rows(shares_of, points)
-        norms = _nuclear_norms_of_classes(shares, labels, num_classes=num_classes, size=max_class_size)
+        norms = _nuclear_norms_of_classes(
+            lambda members: jax.vmap(shares_of)(points[members]), labels, num_classes=num_classes, size=max_class_size
+        )
         return -jnp.log(jnp.sum(norms)).astype(output_dtype(features))
 
 
@@ -146,13 +148,22 @@ def _inverse_root(values: jax.Array, kept: jax.Array) -> jax.Array:
     return jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
 
 
-def _nuclear_norms_of_classes(shares: jax.Array, labels: jax.Array, *, num_classes: int, size: int) -> jax.Array:
-    """Returns the nuclear norm of the rows of each class, [c]; 0 for a class without examples."""
+def _nuclear_norms_of_classes(
+    rows_of: Callable[[jax.Array], jax.Array], labels: jax.Array, *, num_classes: int, size: int
+) -> jax.Array:
+    """Returns the nuclear norm of the rows [n_c, c] of each class, [c]; 0 for a class without examples.
+
+    Args:
+      rows_of: numbers of examples → their rows, which are never held for all.
+      labels: int [n].
+      num_classes: c.
+      size: no class has more examples.
+    """
     indices, present = class_members(labels, num_classes=num_classes, size=size)
 
     def of_class(entry: tuple[jax.Array, jax.Array]) -> jax.Array:
         members, mask = entry
-        rows = jnp.where(mask[:, None], shares[members], 0)
+        rows = jnp.where(mask[:, None], rows_of(members), 0)
         small = rows if size <= num_classes else rows.T
         gram = jnp.matmul(small, small.T, precision="highest")
         return jnp.sum(jnp.sqrt(_linalg.spectrum(gram).values))  # each to 1e-8 of the largest
