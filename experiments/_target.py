@@ -26,8 +26,8 @@ _LABELS = flags.DEFINE_list(
     list(data.Columns.labels),
     "Of a table: one column of classes, or one per label of 0, 1 or nothing.",
 )
-_SPLIT = flags.DEFINE_string("split_column", data.Columns.split, "Of a table: the column of train, val or test.")
-_GROUP = flags.DEFINE_string("group_column", data.Columns.group, "Of a table: the column of patients, if there is one.")
+_SPLIT = flags.DEFINE_string("split_column", data.Columns.split, "Of a table: train, val or test; empty for none.")
+_GROUP = flags.DEFINE_string("group_column", data.Columns.group, "Of a table: the patients, if known; empty for none.")
 _SEPARATOR = flags.DEFINE_string("label_separator", None, "Of a table: what is between the labels of one column, as |.")
 _ROOT = flags.DEFINE_string("image_root", None, "Of a table: the folder that paths are relative to. Default: its own.")
 _WINDOW = flags.DEFINE_list(
@@ -37,8 +37,8 @@ _AXIS = flags.DEFINE_integer("nifti_axis", 2, "Of NIfTI volumes: 0 for sagittal 
 _STRIDE = flags.DEFINE_integer("nifti_stride", 1, "Of NIfTI volumes: take every so manieth slice.")
 
 
-def load_target(split: str = "train") -> TargetDataset:
-    """Opens a split of the target that the flags tell of."""
+def load_target(split: str = "train", *, scored: bool | None = None) -> TargetDataset:
+    """Opens a split of the target that the flags tell of; `scored` as for `data.load`."""
     return data.load(
         TARGET.value,
         split=split,
@@ -47,6 +47,7 @@ def load_target(split: str = "train") -> TargetDataset:
         columns=_columns(),
         skip_unreadable=_SKIP.value,
         options=data.Options(window=_window(), nifti_axis=_AXIS.value, nifti_stride=_STRIDE.value),
+        scored=scored,
     )
 
 

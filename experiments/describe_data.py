@@ -28,7 +28,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where card and sheet go. Defaul
 def main(_argv: list[str]) -> None:
     """Describes, prints, writes."""
     start = time.perf_counter()
-    splits = {name: _target.load_target(name) for name in _target.splits()}
+    splits = {name: _target.load_target(name, scored=False) for name in _target.splits()}
     first = next(iter(splits.values()))
     workdir = writable_folder(
         "workdir", _WORKDIR.value or Path("runs") / f"describe_{first.name}", files=("card.txt", "contact_sheet.png")
@@ -36,7 +36,7 @@ def main(_argv: list[str]) -> None:
     text = _text(first, describe(splits))
     print(text)
     with atomic_write(workdir / "card.txt") as temporary:
-        temporary.write_text(text + "\n")
+        temporary.write_text(text + "\n", encoding="utf-8")
     shown = plot_contact_sheet(first, workdir / "contact_sheet.png", rng=np.random.default_rng(_SEED.value))
     if shown < first.num_classes:
         print(f"The contact sheet shows the first {shown} classes.")

@@ -60,7 +60,7 @@ def wrong_imports(part: str, source: str) -> list[str]:
 
 
 # Run by another interpreter, imported by nothing.
-OTHERS = {f"experiments/benchmarks/{name}.py" for name in ("torch_augmentations", "torch_peer")}
+OTHERS = {str(path.relative_to(ROOT)) for path in (ROOT / "experiments" / "benchmarks").glob("torch_*.py")}
 FILES = sorted(
     path
     for path in [*(ROOT / "transferjax").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]

@@ -43,6 +43,7 @@ class LazyImages:
         self._read, self._fingerprint = read, fingerprint
         self._rows = np.asarray(rows, np.int64)
         self._size = size
+        self._known: list[bytes] | None = None
         self.shape = (len(self._rows), *size, 3)
 
     def __len__(self) -> int:
@@ -81,7 +82,12 @@ class LazyImages:
         return self._fingerprint(int(self._rows[row]))
 
     def fingerprints(self) -> list[bytes]:
-        """Returns that of each image."""
+        """Returns that of each image; worked out once."""
+        if self._known is None:
+            self._known = self._worked_out()
+        return self._known
+
+    def _worked_out(self) -> list[bytes]:
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(self._fingerprint, self._rows.tolist()))
 

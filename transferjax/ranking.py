@@ -13,6 +13,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 import pandas as pd
+from absl import logging
 from tqdm import tqdm
 
 from transferjax import combine, data, metrics, models
@@ -106,6 +107,12 @@ def rank_sources(
         several = dataset.labels.ndim == 2
         allowed = [name for name in EXAMPLE_METRICS if not (several and _metric(name).multilabel == "refused")]
         chosen = list(dict.fromkeys([*chosen, *allowed]))
+    if dataset.groups is not None and (groups := len(np.unique(dataset.groups))) < len(dataset):
+        logging.warning(
+            "%s: %d images of %d groups. Metrics that judge an image by others, such as knn and feature_quality, see "
+            "those of its own group too and come out too good.",
+            dataset.name, len(dataset), groups,
+        )  # fmt: skip
     needed = any({"gradients", "example_gradients"} & set(_metric(name).inputs) for name in chosen)
     _check_metrics(chosen, dataset.labels, bootstrap=bool(bootstrap))
 
@@ -170,6 +177,7 @@ def rank_sources(
             "class_names": list(dataset.class_names),
             "labels_left_out": {name: {"with": has, "without": lacks} for name, (has, lacks) in left_out.items()},
             "image_size": list(dataset.images.shape[1:3]),
+            "groups": None if dataset.groups is None else len(np.unique(dataset.groups)),
             "hash": data.content_hash(dataset),
         },
         "sources": {source.name: _facts(source) for source in loaded},

@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 
 import numpy as np
@@ -6,6 +7,7 @@ from PIL import Image
 
 from transferjax._validate import InputError
 from transferjax.data import content_hash, in_memory, load_folder, reading, splits_of, subsample
+from transferjax.data.card import describe
 from transferjax.data.reading import read_image
 
 
@@ -254,3 +256,70 @@ def test_unknown_ranges(tmp_path):
     assert "x.tif: holds floats, whose range is not known. Save it with 8 bits" in message(read_image, path)
     Image.fromarray(np.ones((4, 4), np.int32)).save(path)
     assert "x.tif: holds 32-bit whole numbers" in message(read_image, path)
+
+
+def test_names_of_splits(tmp_path, caplog):
+    for split in ("Train", "validation", "TEST"):
+        for name in "ab":
+            fill(tmp_path / split / name)
+    fill(tmp_path / "extra" / "a")
+    assert splits_of(tmp_path) == ("train", "val", "test")
+    assert [len(load_folder(tmp_path, split=split)) for split in ("train", "val", "test")] == [12] * 3
+    assert "not read, since beside Train: extra" in caplog.text
+    fill(tmp_path / "val" / "a")
+    text = message(load_folder, tmp_path)
+    assert "'val' and 'validation' would both be 'val'. Merge them" in text.replace(
+        "'validation' and 'val'", "'val' and 'validation'"
+    )
+
+
+def test_folders_in_a_class_are_told(root, caplog):
+    fill(root / "mole" / "patient 1")
+    load_folder(root)
+    assert "mole: 1 folders in it are not read: patient 1" in caplog.text
+    for path in (root / "scar" / "patient 2",):
+        fill(path)
+    assert "scar: has only sub-folders." in message(load_folder, root)
+
+
+def test_names_that_are_no_text(root):
+    fill(root / "caf\udce9")
+    assert "its name is not UTF-8. Rename it." in message(load_folder, root)
+
+
+def test_splits_get_one_size_whatever_is_left_out(tmp_path):
+    """What cannot be read in one split decides nothing, neither there nor in the others."""
+    for split in ("train", "test"):
+        for name in "ab":
+            fill(tmp_path / split / name, size=(12, 12))
+    broken = tmp_path / "test" / "a" / "9.png"
+    Image.fromarray(pixels(9, (40, 40))).save(broken)
+    broken.write_bytes(broken.read_bytes()[:-200])
+    splits = {split: load_folder(tmp_path, split=split, skip_unreadable=True) for split in ("train", "test")}
+    assert {dataset.images.shape[1:] for dataset in splits.values()} == {(12, 12, 3)}
+    assert describe(splits).duplicates["train, test"] == 12
+
+
+def test_frames_are_groups_over_all_splits(tmp_path):
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(3):
+                seeds = [9 * (6 * (split == "test") + 3 * (name == "b") + i) + j for j in range(3)]
+                frames = [Image.fromarray(pixels(seed)) for seed in seeds]
+                frames[0].save(tmp_path / split / name / f"{i}.tif", save_all=True, append_images=frames[1:])
+    card = describe({split: load_folder(tmp_path, split=split) for split in ("train", "test")})
+    assert card.groups == {"train": 6, "test": 6}
+    assert card.shared_groups == {"train, test": 0}
+
+
+def test_a_file_is_hashed_once_for_all_its_frames(root, monkeypatch):
+    frames = [Image.fromarray(pixels(i)) for i in range(9)]
+    frames[0].save(root / "mole" / "0.tif", save_all=True, append_images=frames[1:])
+    hashed = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, how: hashed.append(file.name) or digest(file, how))
+    dataset = load_folder(root)
+    assert len(set(dataset.images.fingerprints())) == len(dataset) == 22
+    dataset.images.fingerprints()
+    assert len(hashed) == len(set(hashed)) == 14

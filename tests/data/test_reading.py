@@ -270,3 +270,13 @@ def test_recent_keeps_no_failure():
     with pytest.raises(ZeroDivisionError):
         recent.get("key", lambda: np.zeros(1 // 0))
     assert recent.get("key", lambda: np.ones(2)).tolist() == [1, 1]
+
+
+def test_tiff_whose_zero_is_white(tmp_path):
+    """As Pillow does it with 8 bits."""
+    ramp = np.linspace(0, 65535, 16).astype(np.uint16).reshape(4, 4)
+    for photometric in (0, 1):
+        Image.fromarray(ramp).save(tmp_path / f"{photometric}.tif", tiffinfo={262: photometric})
+    black, white = (reading.read_image(tmp_path / f"{photometric}.tif")[..., 0] for photometric in (1, 0))
+    np.testing.assert_array_equal(black, np.round(ramp / 257))
+    np.testing.assert_array_equal(white, 255 - black)

@@ -176,3 +176,81 @@ def test_unreadable_files_can_be_left_out(save, tmp_path, caplog):
     dataset = load(save(table), skip_unreadable=True)
     assert dataset.labels.tolist() == ([0, 1] * 8)[1:15]
     assert "2 of 16 files are left out" in caplog.text
+
+
+def test_columns_that_are_meant_but_not_named(save):
+    """A column that would be overlooked for its capitals would make training data of test data."""
+    table = rows(label=["a", "b"] * 6).assign(Split=["train"] * 6 + ["test"] * 6)
+    text = message(save(table))
+    assert (
+        "split_column: column 'Split' would not be read. Give split_column=Split, or split_column= to leave it" in text
+    )
+    assert len(load(save(table), columns=Columns(split=""))) == 12
+    table = rows(label=["a", "b"] * 6, group=["x"] * 12).rename(columns={"group": "Group", "label": " label"})
+    assert "group_column: column 'Group' would not be read" in message(save(table))
+    assert load(save(table), columns=Columns(group="")).groups is None
+
+
+def test_other_words_for_no_patient(save):
+    """Strangers would be one patient."""
+    text = message(save(rows(label=["a", "b"] * 6, group=["p1", "NA", "unknown"] * 4)))
+    assert "group: 8 rows without a group (first: line 3). Give each row one" in text
+
+
+def test_spellings_of_a_class_are_told(save, caplog):
+    assert load(save(rows(18, label=["Benign", "benign", "1"] * 6))).num_classes == 3
+    assert "'Benign' and 'benign' are two classes" in caplog.text
+
+
+def test_lists_may_be_empty(save):
+    dataset = load(save(rows(24, label=["mass|effusion", "", "mass"] * 8)), columns=Columns(separator="|"))
+    assert dataset.labels[:3].tolist() == [[1, 1], [0, 0], [0, 1]]
+    text = message(save(rows(label=["a", "b"] * 6)), columns=Columns(separator=""))
+    assert "label_separator: ''. Give what is between the labels" in text
+
+
+def test_lines_are_counted_as_an_editor_does(save, tmp_path):
+    path = save(rows(label=["a", "b"] * 6))
+    lines = path.read_text().splitlines()
+    path.write_bytes("\r\n".join(["\ufeff" + lines[0], "", lines[1], "", "images/01.png,"]).encode())
+    assert "label: 1 rows without a label (first: line 5)" in message(path)
+    path = save(rows(label=["a", "b", None] * 4), "cases.parquet")
+    assert "label: 4 rows without a label (first: row 3)" in message(path)
+
+
+def test_what_else_is_wrong_with_a_table(save, tmp_path):
+    path = tmp_path / "odd.csv"
+    path.write_text("image;label\nimages/00.png;a\n")
+    assert "no column 'image'; columns are to be separated by ','" in message(path)
+    path.write_text("image,label,label\nimages/00.png,a,b\n")
+    assert "has several columns 'label'" in message(path)
+    table = rows(label=["a", "b"] * 6)
+    assert "Write / between folders." in message(save(table.assign(image=table.image.str.replace("/", "\\"))))
+    assert "label_columns: label,label. Name each column once" in message(
+        save(table), columns=Columns(labels=("label", "label"))
+    )
+    absolute = table.assign(image=[*table.image[:11], str(tmp_path / "images" / "00.png")])
+    assert "in line 13 is in line 2 too" in message(save(absolute))
+    unknown = rows(x=[1, 0, ""] * 4, y=[0, 1, ""] * 4)
+    text = message(save(unknown), columns=Columns(labels=("x", "y")))
+    assert "4 rows without any known label (first: line 4). Remove these rows." in text
+
+
+def test_files_with_several_images_are_groups_over_all_splits(save, tmp_path):
+    frames = [Image.fromarray(value(i)) for i in range(3)]
+    for name in ("a", "b", "c", "d"):
+        frames[0].save(tmp_path / f"{name}.tif", save_all=True, append_images=frames[1:])
+    table = pd.DataFrame({"image": [f"{name}.tif" for name in "abcd"], "label": list("xyxy")})
+    path = save(table.assign(split=["train", "train", "test", "test"]))
+    train, test = (load(path, split=split, scored=False) for split in ("train", "test"))
+    assert train.groups.tolist() == [0, 0, 0, 1, 1, 1]
+    assert test.groups.tolist() == [2, 2, 2, 3, 3, 3]
+    assert np.asarray(test.images)[:, 0, 0, 0].tolist() == [0, 5, 10] * 2
+
+
+def test_data_as_they_are(save):
+    """Without what scoring needs, for a look at them."""
+    path = save(rows(label=["a"] * 10 + ["b", "c"], split=["train"] * 11 + ["test"]))
+    assert load(path, scored=False).labels.tolist() == [0] * 10 + [1]
+    assert load(path, split="test", scored=False).labels.tolist() == [2]
+    assert "'c' is in split 'test' but not in 'train'" in message(path, split="test")

@@ -57,6 +57,7 @@ def load(
     columns: Columns | None = None,
     skip_unreadable: bool = False,
     options: Options = DEFAULTS,
+    scored: bool | None = None,
 ) -> TargetDataset:
     """Opens one split of a target and checks all that scoring relies on.
 
@@ -76,6 +77,8 @@ def load(
       columns: of a table.
       skip_unreadable: of a folder or a table, leave out files that cannot be read, and say so.
       options: of a folder or a table, how to read what can be read in several ways.
+      scored: whether there have to be enough examples of every class for scoring, and none of a class that training has
+        not; None for that with the split for training, False to take the data as they are.
 
     Returns:
       The data set: images uint8 [n, h, w, 3], in memory or read when they are asked for; labels int32 [n], for
@@ -90,31 +93,40 @@ def load(
     one_of("split", split, SPLITS)
     if image_size is not None:
         positive("image_size", image_size)
+    enough = split == "train" if scored is None else scored
     if isinstance(target, TargetDataset):
-        return _resized(_checked(target, "train"), image_size)
+        return _resized(_checked(target, enough), image_size)
+    path = os.path.expanduser(os.fspath(target))
+    of_files = os.path.isdir(path) or path.lower().endswith(TABLE_SUFFIXES)
+    _only_for(of_files, "folders and tables", skip_unreadable=(skip_unreadable, False), options=(options, DEFAULTS))
+    _only_for(path.lower().endswith(TABLE_SUFFIXES), "tables", columns=(columns or Columns(), Columns()))
     if isinstance(target, str):
         if target in demo_names():
-            return _resized(load_npz(_DEMO_FOLDER / f"{target}.npz", split=split), image_size)
+            return _resized(load_npz(_DEMO_FOLDER / f"{target}.npz", split=split, scored=enough), image_size)
         if target.startswith(_MEDMNIST):
             from transferjax.data.medmnist import open_medmnist  # here, since TFDS takes a second to import
 
             name, _, size = target.removeprefix(_MEDMNIST).partition("/")
             found = open_medmnist(name, _medmnist_size(target, size), split=split, data_dir=data_dir)
-            return _resized(_checked(found, split), image_size)
+            return _resized(_checked(found, enough), image_size)
         if target.startswith(_TFDS):
             from transferjax.data.tfds_target import open_tfds
 
             name = target.removeprefix(_TFDS)
             found = open_tfds(name, split=split, data_dir=data_dir, image_size=image_size)
-            return _checked(found, split)
+            return _checked(found, enough)
         if target.startswith(_RADIMAGENET):
             folder = os.path.expanduser(target.removeprefix(_RADIMAGENET))
-            return open_radimagenet(folder, split=split, image_size=image_size or 224)
-    path = os.path.expanduser(os.fspath(target))
+            return _checked(open_radimagenet(folder, split=split, image_size=image_size or 224), enough)
     if os.path.isdir(path):
         return load_folder(
-            path, split=split, image_size=image_size, skip_unreadable=skip_unreadable, options=options
-        )  # fmt: skip
+            path,
+            split=split,
+            image_size=image_size,
+            skip_unreadable=skip_unreadable,
+            options=options,
+            scored=scored,
+        )
     if not os.path.isfile(path):
         raise _unknown(str(target))
     if path.lower().endswith(TABLE_SUFFIXES):
@@ -125,11 +137,23 @@ def load(
             columns=columns,
             skip_unreadable=skip_unreadable,
             options=options,
+            scored=scored,
         )
+    _check_suffix(path)
+    return _resized(load_npz(path, split=split, scored=enough), image_size)
+
+
+def _only_for(applies: bool, what: str, **given: tuple[object, object]) -> None:
+    """Raises `InputError` if an argument has another value than its usual one, and nothing to do with the target."""
+    for argument, (value, usual) in given.items():
+        if not applies and value != usual:
+            raise fail(argument, f"{value}", f"This is for {what} of image files only: leave it out.")
+
+
+def _check_suffix(path: str) -> None:
     if not path.lower().endswith(".npz"):
         kinds = f".npz, {', '.join(TABLE_SUFFIXES)}"
         raise fail("target", f"{path!r} is neither a folder nor one of {kinds}", "Give the path of one of these.")
-    return _resized(load_npz(path, split=split), image_size)
 
 
 def splits_of(
@@ -153,6 +177,7 @@ def splits_of(
         raise _unknown(str(target))
     if path.lower().endswith(TABLE_SUFFIXES):
         return splits_of_table(path, columns=columns)
+    _check_suffix(path)
     return splits_of_npz(path)
 
 
@@ -164,7 +189,7 @@ def _medmnist_size(target: str, size: str) -> int:
     return int(size)
 
 
-def _checked(dataset: TargetDataset, split: str) -> TargetDataset:
+def _checked(dataset: TargetDataset, scored: bool) -> TargetDataset:
     return checked_dataset(
         dataset.name,
         name=dataset.name,
@@ -173,7 +198,7 @@ def _checked(dataset: TargetDataset, split: str) -> TargetDataset:
         class_names=dataset.class_names,
         task=dataset.task,
         groups=dataset.groups,
-        scored=split == "train",
+        scored=scored,
     )
 
 

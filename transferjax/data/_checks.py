@@ -17,6 +17,13 @@ Of a multi-label target, the fewest with a label, and the fewest without it."""
 
 SPLITS = ("train", "val", "test")
 
+SPLIT_OF = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What users call splits, in small letters."""
+
 _TO_UINT8 = "Save uint8 in 0..255; from floats in 0..1: (255 * images).round().astype(numpy.uint8)."
 _LISTED = 10
 
@@ -176,6 +183,8 @@ def checked_dataset(
     if len(images) != len(labels):
         one = "one row of labels" if multilabel else "one label"
         raise fail(source, f"{len(images)} {arrays[0]}, {len(labels)} {arrays[1]}", f"Give {one} per image.")
+    if groups is not None and len(groups) != len(images):
+        raise fail(source, f"{len(images)} {arrays[0]}, {len(groups)} groups", "Give one group per image.")
     if multilabel:
         one_name_per_label(argument, labels, class_names)
         if task != "multilabel":

@@ -66,14 +66,14 @@ def describe(splits: Mapping[str, TargetDataset]) -> Card:
         groups = [splits[name].groups for name in (one, other)]
         if groups[0] is not None and groups[1] is not None:
             shared[f"{one}, {other}"] = len(np.intersect1d(groups[0], groups[1]))
-    seen = {name: split.images[np.linspace(0, len(split) - 1, min(_SEEN, len(split))).astype(int)]
-            for name, split in splits.items()}  # fmt: skip
+    looked_at = {name: min(_SEEN, len(split)) for name, split in splits.items()}
+    colours = any(_has_colours(split, looked_at[name]) for name, split in splits.items())
     return Card(
         counts=counts,
         missing=missing if missing.to_numpy().any() else None,
         sizes={name: (len(split), *split.images.shape[1:3]) for name, split in splits.items()},
-        colours=any(bool((images != images[..., :1]).any()) for images in seen.values()),
-        looked_at=sum(len(images) for images in seen.values()),
+        colours=colours,
+        looked_at=sum(looked_at.values()),
         imbalance=float(train.max() / train.min()) if train.min() else float("inf"),
         groups={name: len(np.unique(split.groups)) for name, split in splits.items() if split.groups is not None},
         duplicates=duplicates,
@@ -87,6 +87,15 @@ def _counts(split: TargetDataset, value: int) -> np.ndarray:
     if value < 0:
         return np.zeros(split.num_classes, int)
     return np.bincount(split.labels, minlength=split.num_classes)
+
+
+def _has_colours(split: TargetDataset, count: int) -> bool:
+    """Returns whether one of so many images has, one at a time, since they may be large."""
+    for place in np.linspace(0, len(split) - 1, count).astype(int):
+        image = split.images[int(place)]
+        if (image != image[..., :1]).any():
+            return True
+    return False
 
 
 def _keys(split: TargetDataset) -> list[bytes]:

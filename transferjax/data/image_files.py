@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from transferjax._files import sha256
 from transferjax._lazy import LazyImages
 from transferjax._validate import InputError, fail
 from transferjax.data import reading
@@ -70,7 +72,10 @@ def open_files(
         _tell_left_out(source, [str(header) for header in headers if isinstance(header, InputError)], len(files))
     kept = [headers[i] for i in readable]
     own = {(header.height, header.width) for header in kept}
-    size = (image_size, image_size) if image_size is not None else _common_size(source, own | _sizes(others, options))
+    if image_size is not None:
+        size = (image_size, image_size)
+    else:
+        size = _common_size(source, own if len(own) > 1 else own | _sizes(others, check, options))
     frames = np.array([header.frames for header in kept], np.int64)
     places = np.repeat(np.array(readable, np.int64), frames)
     frame_of = np.concatenate([np.arange(count) for count in frames]) if len(frames) else np.empty(0, np.int64)
@@ -83,20 +88,28 @@ def open_files(
             raise fail(str(path), found, "Do not change files while they are read.")
         return image
 
+    @functools.cache  # a file may hold hundreds of frames
+    def digest(place: int) -> bytes:
+        with open(files[place], "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+
     def fingerprint(number: int) -> bytes:
-        with open(files[places[number]], "rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        digest.update(f"frame {frame_of[number]}, {size}, {options}".encode())
-        return digest.digest()
+        how = f"frame {frame_of[number]}, {size}, {options}"
+        return sha256(digest(int(places[number])), how.encode()).encode()
 
     resize = None if own == {size} else size[0]
     images = LazyImages(read, rows=np.arange(len(places)), size=size, fingerprint=fingerprint)
     return ImageFiles(images, places)
 
 
-def torn_apart(files: np.ndarray) -> np.ndarray | None:
-    """Returns groups int32 [n] of images that come from one file, such as slices; None if each has its own."""
-    return None if len(np.unique(files)) == len(files) else files.astype(np.int32)
+def files_as_groups(files: np.ndarray, numbers: np.ndarray) -> np.ndarray | None:
+    """Returns groups int32 [n] of images that come from one file, such as slices; None if each has its own.
+
+    Args:
+      files: int [n], see `ImageFiles`.
+      numbers: int, of each file: its own over all splits.
+    """
+    return None if len(np.unique(files)) == len(files) else numbers[files].astype(np.int32)
 
 
 def _decoded_header(path: Path, *, options: reading.Options) -> reading.Header:
@@ -136,9 +149,11 @@ def _tell_left_out(source: str, problems: list[str], count: int) -> None:
     logging.warning("%s: %d of %d files are left out:\n  %s%s", source, len(problems), count, listed, more)
 
 
-def _sizes(files: Sequence[Path], options: reading.Options) -> set[tuple[int, int]]:
+def _sizes(
+    files: Sequence[Path], check: Callable[..., reading.Header], options: reading.Options
+) -> set[tuple[int, int]]:
     """Returns heights and widths; what cannot be read is told when its split is opened."""
-    headers = _each(lambda path: reading.read_header(path, options=options), files, "Reading headers", keep_going=True)
+    headers = _each(lambda path: check(path, options=options), files, "Reading other splits' headers", keep_going=True)
     return {(header.height, header.width) for header in headers if isinstance(header, reading.Header)}
 
 

@@ -29,7 +29,7 @@ _RESAVE = "Save it again with numpy.savez_compressed."
 _DAMAGED = (ValueError, OSError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
-def load_npz(path: str | os.PathLike[str], *, split: str = "train") -> TargetDataset:
+def load_npz(path: str | os.PathLike[str], *, split: str = "train", scored: bool | None = None) -> TargetDataset:
     """Loads one split of a `.npz` file; nothing in it is ever unpickled.
 
     Args:
@@ -39,6 +39,7 @@ def load_npz(path: str | os.PathLike[str], *, split: str = "train") -> TargetDat
         multi-label target, one column per label: 0, 1, and -1 for a missing one. If every example of every split has
         exactly one of them, they are classes in one-hot code and refused, since they would be scored as labels.
       split: `"train"`, `"val"` or `"test"`.
+      scored: see `transferjax.data.load`.
 
     Returns:
       The data set, named as the file is.
@@ -76,15 +77,16 @@ def load_npz(path: str | os.PathLike[str], *, split: str = "train") -> TargetDat
         labels=labels[wanted[1]],
         class_names=class_names,
         task="multilabel" if multilabel else "multiclass",
-        scored=split == "train",
+        scored=split == "train" if scored is None else scored,
         arrays=wanted,
     )
 
 
 def splits_of_npz(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Returns which splits `load_npz` finds there: those with images and labels."""
-    with _opened(Path(path)) as file:
-        return _whole_splits(file.files)
+    """Returns which splits `load_npz` finds there: those with images and labels, and not empty."""
+    path = Path(path)
+    with _opened(path) as file:
+        return tuple(split for split in _whole_splits(file.files) if _array(file, path, f"{split}_labels").size)
 
 
 def _whole_splits(arrays: list[str]) -> tuple[str, ...]:

@@ -46,6 +46,7 @@ IMAGE_SUFFIXES = frozenset([*_PICTURE_SUFFIXES, *dicom.SUFFIXES, *nifti.SUFFIXES
 # Pillow knows more formats than one would take from strangers: PostScript runs programs.
 _PICTURE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations
 
 
@@ -97,8 +98,9 @@ def read_image(
 
     Pictures (PNG, JPEG, TIFF, BMP, WebP ...): the camera's orientation (EXIF) is applied, of a PNG only where it stands
     before the pixels. Grey is repeated; palettes and CMYK become RGB; transparency is dropped; 16-bit grey is divided
-    by 257, so that 65535 becomes 255, or goes through the window. The pages of a TIFF are its frames; an animation is
-    refused.
+    by 257, so that 65535 becomes 255, or goes through the window. Of a TIFF with fewer bits the largest value that they
+    can hold becomes 255, and one whose 0 is white is inverted; of a PNG nobody can tell how many bits are used: give a
+    window. The pages of a TIFF are its frames; an animation is refused.
 
     DICOM: see `transferjax.data.dicom.read_frame`. NIfTI: see `transferjax.data.nifti.read_frame`; its frames are
     slices.
@@ -206,15 +208,23 @@ def _picture(path: str, frame: int | None, options: Options) -> np.ndarray:
             image.seek(chosen)
             check_pixels(path, image.height, image.width)
         upright = _orientation(image) == 1
+        black, white = _range(image, options)
         image.load()
-        return np.array(_as_rgb(image if upright else ImageOps.exif_transpose(image), image.format, options))
+        return np.array(_as_rgb(image if upright else ImageOps.exif_transpose(image), black, white))
 
 
-def _as_rgb(image: Image.Image, source: str | None, options: Options) -> Image.Image:
-    """Returns the image in mode RGB; `source` is its file's format."""
-    deep = image.mode in (*_SIXTEEN_BIT, "I", "F")
-    if deep:
-        low, high = options.bounds or (0, 2**16 - 1)
+def _range(image: Image.Image, options: Options) -> tuple[float, float]:
+    """Returns which values of more than 8 bits become 0 and 255."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF, whose values can have 12 bits, or be white where they are 0
+    bits = max(tags.get(_BITS_PER_SAMPLE, (16,)))
+    low, high = options.bounds or (0, 2 ** (bits if 8 < bits < 16 else 16) - 1)
+    return (high, low) if tags.get(_PHOTOMETRIC) == 0 else (low, high)
+
+
+def _as_rgb(image: Image.Image, black: float, white: float) -> Image.Image:
+    """Returns the image in mode RGB."""
+    if image.mode in (*_SIXTEEN_BIT, "I", "F"):
+        low, high = black, white
         image = Image.fromarray(to_bytes(np.asarray(image), low, high))
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA")

@@ -77,7 +77,7 @@ def open_tfds(
             sizes.append(size)
             labels.append(values)
             bar.update()
-    resize = _common_size(records.name, set(sizes), image_size)
+    resize = _common_size(records.name, set(sizes) | _sizes_of_others(builder, records, image_key, fixed), image_size)
     return TargetDataset(
         name=name.partition(":")[0].replace("/", "_"),
         images=RecordImages(records, key=image_key, size=sizes[0], resize=resize),
@@ -85,6 +85,21 @@ def open_tfds(
         class_names=_class_names(label),
         task=_task(label),
     )
+
+
+def _sizes_of_others(
+    builder: tfds.core.DatasetBuilder, records: Records, image_key: str, fixed: tuple[int, int] | None
+) -> set[tuple[int, int]]:
+    """Returns heights and widths of the images of other splits, which are to be of the same size as these."""
+    if fixed:
+        return set()
+    names = {known for split in SPLITS for known in _SPLIT_NAMES[split]} & set(builder.info.splits)
+    found: set[tuple[int, int]] = set()
+    for other in (Records(builder, name) for name in sorted(names)):
+        if other.name != records.name:
+            sizes = other.mapped(lambda number, example: size_of(str(number), image_bytes(example, image_key)))
+            found |= set(sizes)
+    return found
 
 
 def splits_of_tfds(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> tuple[str, ...]:
