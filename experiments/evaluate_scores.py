@@ -31,7 +31,7 @@ _SCORES = flags.DEFINE_list("scores", [], "CSV files of scores. Default: the pub
 _TRUTH = flags.DEFINE_string("ground_truth", None, "CSV file of fine-tuned performance, together with --scores.")
 _RESAMPLES = flags.DEFINE_integer("num_resamples", 200, "Draws of sources and targets for the intervals.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the draws.")
-_WORKDIR = flags.DEFINE_string("workdir", "./runs/evaluate_scores", "Where the results go.")
+WORKDIR = flags.DEFINE_string("workdir", "./runs/evaluate_scores", "Where the results go.")
 
 BIG = ("imagenet", "radimagenet", "medmnist")
 ELSEWHERE, BIG_FIRST = "mean_rank_elsewhere", "big_sets_first"
@@ -152,7 +152,7 @@ def main(_argv: list[str]) -> None:
         raise fail(
             "--scores, --ground_truth", "only one of them is given", "Give both, or none for the published ones."
         )
-    workdir = writable_folder("workdir", _WORKDIR.value)
+    workdir = writable_folder("workdir", WORKDIR.value)
     if _SCORES.value:
         columns = ["source", "target", "metric", "score"]
         tables = [read(path, columns, "--scores", "score") for path in _SCORES.value]

@@ -30,7 +30,7 @@ __all__ = ["FORWARD_BATCH_SIZE", "MEMORY", "STREAM_MEMORY", "Gradients", "extrac
 _VERSION = 2
 FORWARD_BATCH_SIZE = 128
 # On CPU, images that are read ahead are not in memory because it is short; activations then should not fill it.
-MEMORY, STREAM_MEMORY = 4 * 2**30, 2**29
+MEMORY, STREAM_MEMORY = 4 * 2**30, 2**28
 
 
 def extract(
