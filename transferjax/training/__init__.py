@@ -1,5 +1,21 @@
-"""Training of networks. For now: the pre-training of the demo sources."""
+"""Training of networks: pre-training of the demo sources, fine-tuning, and populations of runs."""
 
+from transferjax.training.export import fine_tuned_source
+from transferjax.training.finetune import Run, Where, fine_tune, populations
+from transferjax.training.prepare import Splits
 from transferjax.training.pretrain import Recipe, predict, pretrain
+from transferjax.training.recipes import FineTuning, Settings
 
-__all__ = ["Recipe", "predict", "pretrain"]
+__all__ = [
+    "FineTuning",
+    "Recipe",
+    "Run",
+    "Settings",
+    "Splits",
+    "Where",
+    "fine_tune",
+    "fine_tuned_source",
+    "populations",
+    "predict",
+    "pretrain",
+]

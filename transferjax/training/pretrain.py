@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from transferjax.models import run
 from transferjax.models.preprocessing import normalize
+from transferjax.training.state import State
 from transferjax.types import Normalization, TargetDataset
 
 
@@ -36,16 +37,6 @@ class Recipe:
     learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class State:
-    """What a training step changes: parameters, BatchNorm statistics, the optimizer's memory."""
-
-    params: Any
-    batch_stats: Any
-    opt_state: Any
 
 
 def make_step(module: nn.Module, optimizer: optax.GradientTransformation, normalization: Normalization) -> Callable:

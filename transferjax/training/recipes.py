@@ -1,0 +1,110 @@
+"""How networks are fine-tuned: what all members of a population share, and what each has of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from transferjax._validate import fail, one_of, positive
+from transferjax.data.augment import PAPER, SMALL
+from transferjax.data.augment import Recipe as Augmentation
+
+MODES = ("all", "head", "probe")
+AUGMENTATIONS: dict[str, Augmentation | None] = {"none": None, "mild": SMALL, "paper": PAPER}
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("cosine", "constant", "step")
+MONITORS = ("auc", "loss")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """What all runs of a population have in common. The defaults are the paper's.
+
+    Attributes:
+      mode: what is trained. `"all"`: every parameter of the network and of a fresh linear head, BatchNorm normalising
+        by the batch. `"head"`: the fresh head alone, on the network in inference mode, whose running statistics stay.
+        `"probe"`: the same without augmentation, so that features are computed once.
+      epochs: passes over the training images, at most.
+      patience: a run ends when the monitored value has not got better in so many epochs.
+      monitor: which validation value that is, and by which the best epoch is chosen: `"auc"` or `"loss"`.
+      batch_size: what is left of an epoch after the last whole batch is left out (PyTorch's `drop_last`); which images
+        these are changes from epoch to epoch. With fewer images than that, a batch has them all.
+      dropout: of the features before the head, 0..1.
+      augmentation: `"paper"`, `"mild"` (for images of about 28 pixels) or `"none"`, see `transferjax.data.augment`.
+      schedule: of the learning rate, epoch by epoch: `"cosine"` falls to 0 at the end of all `epochs` as PyTorch's
+        `CosineAnnealingLR(T_max=epochs)` does, `"step"` takes a tenth every 15 epochs, `"constant"` stays.
+      precision: `"float32"`, or `"bfloat16"`: activations and products of training passes are bfloat16; parameters,
+        normalisation, the loss, the optimizer and validation stay float32.
+      accumulate: a batch is passed through in so many equal parts, whose gradients are averaged, to save memory.
+        BatchNorm sees the parts, as with PyTorch.
+      data_seed: of the order of images and of augmentation, which all members share.
+    """
+
+    mode: str = "all"
+    epochs: int = 200
+    patience: int = 50
+    monitor: str = "auc"
+    batch_size: int = 128
+    dropout: float = 0.5
+    augmentation: str = "paper"
+    schedule: str = "cosine"
+    precision: str = "float32"
+    accumulate: int = 1
+    data_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` if a value is none of those allowed."""
+        for name in ("epochs", "patience", "batch_size", "accumulate"):
+            positive(name, getattr(self, name))
+        choices = {
+            "mode": MODES,
+            "monitor": MONITORS,
+            "augmentation": tuple(AUGMENTATIONS),
+            "schedule": SCHEDULES,
+            "precision": PRECISIONS,
+        }
+        for name, allowed in choices.items():
+            one_of(name, getattr(self, name), allowed)
+        if not 0 <= self.dropout < 1:
+            raise fail("dropout", f"{self.dropout}", "Give a number from 0 to below 1.")
+        if self.batch_size % self.accumulate:
+            raise fail("accumulate", f"{self.accumulate} parts of {self.batch_size} images", "Give a divisor.")
+        if not 0 <= self.data_seed < 2**32:
+            raise fail("data_seed", f"{self.data_seed}", "Give a whole number from 0 to below 2**32.")
+
+    def rate(self, epoch: int) -> float:
+        """Returns by what the learning rate is multiplied in an epoch, 0 being the first."""
+        if self.schedule == "cosine":
+            return (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        return 0.1 ** (epoch // 15) if self.schedule == "step" else 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run has of its own.
+
+    SGD is PyTorch's, by default over all parameters, biases and BatchNorm's included: g ← g + weight_decay·w,
+    v ← momentum·v + g, and w ← w - rate·(g + momentum·v) (Nesterov's; with momentum 0 it is plain SGD).
+
+    Attributes:
+      learning_rate: in the first epoch.
+      momentum: Nesterov's; 0 for none.
+      weight_decay: added to the gradient.
+      seed: of the fresh head and of dropout.
+    """
+
+    learning_rate: float
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` if a value is out of its range."""
+        if not 0 < self.learning_rate < math.inf:
+            raise fail("learning_rate", f"{self.learning_rate}", "Give a number above 0.")
+        if not 0 <= self.momentum < 1:
+            raise fail("momentum", f"{self.momentum}", "Give a number from 0 to below 1.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise fail("weight_decay", f"{self.weight_decay}", "Give a number of at least 0.")
+        if not 0 <= self.seed < 2**32:
+            raise fail("seed", f"{self.seed}", "Give a whole number from 0 to below 2**32.")
