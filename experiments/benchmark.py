@@ -10,15 +10,17 @@ From the repository:
     python -m experiments.benchmark --suite=augmentations --torch_python=<one that has torchvision>
     python -m experiments.benchmark --suite=starts
     python -m experiments.benchmark --suite=streaming --images=20000
+    python -m experiments.benchmark --suite=training --torch_python=<one that has torch>
+    python -m experiments.benchmark --suite=population
 
 `metrics` compares each metric with what a user of NumPy, SciPy and scikit-learn would write
 (`experiments/benchmarks/peers.py`) on made-up data: small is 1,100 examples of 512 features in 11 classes, medium
 10,000 of 2,048 in 100, large 100,000 of 2,048 in 100, without the peers. It takes long. `choices` compares single
 design choices with their alternatives. `gradients` compares ResNet-18's forward and backward passes with PyTorch's, and
 `cell` the whole way from 1,100 images to the default metrics (`experiments/benchmarks/gradients.py`). `augmentations`
-compares that of a batch with torchvision's. `starts` says how
-long each architecture takes to its first features, at the first start and at the second. `streaming` extracts features
-from a folder of so many JPEGs.
+compares that of a batch with torchvision's. `starts` says how long each architecture takes to its first features, at
+the first start and at the second. `streaming` extracts features from a folder of so many JPEGs. `training` takes steps
+of fine-tuning beside PyTorch, `population` eight runs at once beside one after the other.
 """
 
 from __future__ import annotations
@@ -27,12 +29,22 @@ import pandas as pd
 from absl import flags
 
 from experiments import _cli
-from experiments.benchmarks import augmentations, choices, gradients, measuring, starts, streaming
+from experiments.benchmarks import augmentations, choices, gradients, measuring, starts, streaming, training
 from experiments.benchmarks import metrics as suite
 from transferjax import _files, metrics, models
 from transferjax._validate import one_of
 
-_SUITES = ("augmentations", "cell", "choices", "gradients", "metrics", "starts", "streaming")
+_SUITES = (
+    "augmentations",
+    "cell",
+    "choices",
+    "gradients",
+    "metrics",
+    "population",
+    "starts",
+    "streaming",
+    "training",
+)
 _SUITE = flags.DEFINE_string("suite", "choices", f"One of: {', '.join(_SUITES)}.")
 _SIZES = flags.DEFINE_list(
     "sizes", list(measuring.SIZES), "Of the suite metrics: these, or such as 500x64x5 (n, d, c)."
@@ -75,6 +87,12 @@ def main(argv: list[str]) -> None:
         return
     if _SUITE.value == "starts":
         _written(starts.run([models.get(name).name for name in _ARCHITECTURES.value]))
+        return
+    if _SUITE.value == "training":
+        _written(training.run(rounds=_ROUNDS.value, seconds=_SECONDS.value, torch_python=_TORCH.value))
+        return
+    if _SUITE.value == "population":
+        _written(training.run_population(rounds=_ROUNDS.value))
         return
     if _SUITE.value == "streaming":
         _written(streaming.run(_IMAGES.value))
