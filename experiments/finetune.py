@@ -112,7 +112,7 @@ def _train(
     if not missing:
         return
     memory = None if _MEMORY.value is None else int(_MEMORY.value * 2**30)
-    where = Where(folder=folder / "checkpoints", checkpoint_seconds=_CHECKPOINTS.value, memory=memory)
+    where = Where(folder=folder / "checkpoints", checkpoint_seconds=_CHECKPOINTS.value, memory=memory, keep=False)
     watcher = _Watcher(folder / "tensorboard" if _EVENTS.value else None, recipe)
     try:
         for runs in populations(source, splits, missing, recipe=recipe, where=where, watch=watcher.watch):

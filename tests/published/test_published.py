@@ -90,3 +90,16 @@ def test_the_attribution_ships_with_the_data():
     text = (importlib.resources.files(published) / "README.md").read_text()
     assert "2412.20172" in text
     assert "MIT" in text
+
+
+def test_the_demo_benchmark_s_tables():
+    study = published.load_demo()
+    pairs = set(zip(study.test_auc["source"], study.test_auc["target"], strict=True))
+    assert len(pairs) == len(study.test_auc) == 45
+    assert set(study.test_auc["target"]) == {"histology", "mri_plane", "mri_tissue", "nuclei", "retina"}
+    assert not any(source == target for source, target in pairs)
+    assert study.test_auc["test_auc"].between(0.4, 1).all()
+    assert (study.test_auc["seeds"] == 3).all()
+    assert set(zip(study.scores["source"], study.scores["target"], strict=True)) == pairs
+    assert {"combined", "logme", "leep"} <= set(study.scores["metric"])
+    assert np.isfinite(study.scores["score"]).all()

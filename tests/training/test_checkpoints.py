@@ -19,7 +19,7 @@ import pytest
 from tests.training import tiny
 from transferjax._validate import InputError
 from transferjax.training.checkpoints import Checkpoints
-from transferjax.training.finetune import Where, fine_tune
+from transferjax.training.finetune import Where, fine_tune, populations
 from transferjax.training.recipes import FineTuning, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +145,46 @@ def test_other_settings_or_data_begin_anew(tmp_path):
         )
         seen.append(len(seen) - before)
     assert seen == [0, 1, 0, 1, 0, 1, 0], "the last one was there"
+
+
+def test_a_checkpoint_goes_when_its_runs_are_recorded(tmp_path):
+    recipe = FineTuning(epochs=1, batch_size=8, mode="probe", augmentation="none")
+    where = Where(folder=tmp_path, checkpoint_seconds=0, memory=1, keep=False)
+    found = populations(tiny.source(), tiny.splits(), MEMBERS[:2], recipe=recipe, where=where)
+    next(found)
+    (first,) = tmp_path.iterdir()
+    next(found)
+    (second,) = tmp_path.iterdir()
+    assert first != second
+    found.close()  # an error or ctrl-C while they are entered
+    assert second.exists()
+
+
+def test_training_stops_on_a_full_disk_and_goes_on_later(tmp_path, monkeypatch):
+    where = Where(folder=tmp_path, checkpoint_seconds=0)
+    seen = []
+
+    def on_epoch(epoch, *_):
+        seen.append(epoch)
+        if epoch == 2:
+            monkeypatch.setattr(shutil, "disk_usage", usage(1000))
+
+    def run(folder):
+        return fine_tune(tiny.source(), tiny.splits(), MEMBERS[:1], recipe=RECIPE, where=folder, on_epoch=on_epoch)[0]
+
+    with pytest.raises(InputError, match="the checkpoint after 2 epochs is kept"):
+        run(where)
+    monkeypatch.undo()
+    assert seen == [0, 1, 2]
+    del seen[:]
+    monkeypatch.setattr(shutil, "disk_usage", usage(10**9))
+    parts = fine_tune(
+        tiny.source(), tiny.splits(), MEMBERS[:1], recipe=RECIPE, where=where, on_epoch=lambda e, *_: seen.append(e)
+    )[0]
+    assert seen[0] == 2
+    (whole,) = fine_tune(tiny.source(), tiny.splits(), MEMBERS[:1], recipe=RECIPE)
+    same(whole.variables, parts.variables)
+    same(whole.history, parts.history)
 
 
 def usage(free):

@@ -127,7 +127,7 @@ def test_event_files_hold_the_curves(tmp_path):
     files.on_epoch(1, curves[1], np.array([True, False]))
     files.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "bs8-lr0.01-m0.9-wd0-seed0", "bs8-lr0.1-m0.9-wd0-seed0",
+        "all-bs8-lr0.01-m0.9-wd0-seed0", "all-bs8-lr0.1-m0.9-wd0-seed0",
     ]  # fmt: skip
     found = [scalars(tmp_path / records.run_name(one, RECIPE)) for one in settings]
     assert found[0] == {

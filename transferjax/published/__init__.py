@@ -84,6 +84,30 @@ def finetuning_runs() -> pd.DataFrame:
     return _read("finetuning_runs.csv.gz", _RUN_TYPES).astype({"last_epoch": "Int64"})
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DemoStudy:
+    """What fine-tuning the demo sources on the medical demo tasks gave, by `experiments/run_demo_benchmark.py`.
+
+    Attributes:
+      test_auc: columns `source, target` (str), `test_auc` (float64, 0..1: mean over seeds of the run of the best
+        validation AUC), `std_over_seeds` (float64), `seeds` (int64).
+      scores: columns `source, target, metric` (str), `score` (float64), of the images that were trained on.
+    """
+
+    test_auc: pd.DataFrame
+    scores: pd.DataFrame
+
+
+def load_demo() -> DemoStudy:
+    """Returns the measured AUCs and the scores of the demo benchmark."""
+    keys = {"source": "str", "target": "str"}
+    auc = {**keys, "test_auc": "float64", "std_over_seeds": "float64", "seeds": "int64"}
+    return DemoStudy(
+        test_auc=_read("demo_test_auc.csv", auc),
+        scores=_read("demo_scores.csv", {**keys, "metric": "str", "score": "float64"}),
+    )
+
+
 def _read(name: str, types: dict[str, str]) -> pd.DataFrame:
     with importlib.resources.as_file(importlib.resources.files(__name__) / name) as path:
         # As text first: how many digits pandas' own float parser keeps depends on its version.

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -73,12 +74,15 @@ class Where:
       checkpoint_seconds: between two checkpoints, at least.
       memory: bytes that a population may take; None for most of the device's, or a quarter of a computer's.
       way: see `groups`; None for the backend's.
+      keep: whether a population's checkpoint stays when its runs have been taken from `populations`, and the next ones
+        are asked for: then whoever keeps records has entered them.
     """
 
     folder: str | os.PathLike[str] | None = None
     checkpoint_seconds: float = 60.0
     memory: int | None = None
     way: groups.Way | None = None
+    keep: bool = True
 
 
 HERE = Where()
@@ -142,6 +146,8 @@ def populations(
             chunk = members[start : start + size]
             key = sha256(json.dumps([_facts(chunk, recipe), hashes], sort_keys=True).encode())
             yield _population(prepared, chunk, where, key, watch and watch(chunk))
+            if where.folder is not None and not where.keep:
+                shutil.rmtree(folder_of(where.folder, key), ignore_errors=True)
 
 
 def _population(

@@ -176,7 +176,7 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 def run_name(settings: Settings, recipe: FineTuning) -> str:
     """Returns what event files and trackers call a run."""
     return (
-        f"bs{recipe.batch_size}-lr{settings.learning_rate:g}-m{settings.momentum:g}-wd{settings.weight_decay:g}"
+        f"{recipe.mode}-bs{recipe.batch_size}-lr{settings.learning_rate:g}-m{settings.momentum:g}-wd{settings.weight_decay:g}"
         f"-seed{settings.seed}"
     )
 
