@@ -100,7 +100,8 @@ def _measured(table: ScoreTable) -> str:
     order = [str(source) for source in table.wide().index if source in known.index]
     if not order:
         return ""
-    told = [f"{name} {known.loc[name, 'test_auc']:.3f} ± {known.loc[name, 'std_over_seeds']:.3f}" for name in order]
+    mean, deviation = (known[column].astype(float).to_dict() for column in ("test_auc", "std_over_seeds"))
+    told = [f"{name} {mean[name]:.3f} ± {deviation[name]:.3f}" for name in order]
     return (
         "Measured, in this order: test AUC after fine-tuning on 25 images per class "
         f"(experiments/run_demo_benchmark.py), mean and standard deviation over seeds: {', '.join(told)}."

@@ -23,7 +23,8 @@ MEMBERS = {
 
 
 def main(folder: str, kind: str, epochs: int) -> None:
-    recipe = FineTuning(epochs=epochs, patience=epochs // 2, batch_size=8, augmentation="mild")
+    patience = epochs if kind == "single" else epochs // 2  # of the grid some stop early, and some fail
+    recipe = FineTuning(epochs=epochs, patience=patience, batch_size=8, augmentation="mild")
     where = Where(folder=Path(folder) / "checkpoints", checkpoint_seconds=0)
     found = fine_tune(
         tiny.source(),
