@@ -75,6 +75,7 @@ def test_details_tell_how_it_was_made(table, sources, target):
         "examples": 36,
         "task": "multiclass",
         "class_names": ["a", "b", "c"],
+        "groups": None,
         "labels_left_out": {},
         "image_size": [28, 28],
         "hash": "",
