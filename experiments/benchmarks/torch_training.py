@@ -1,10 +1,10 @@
 """What a PyTorch user writes for the suite `training`. Run by the user's interpreter, with torch alone.
 
-    <python> experiments/benchmarks/torch_training.py <seconds> contiguous|channels_last <size>x<batch> ...
+    <python> experiments/benchmarks/torch_training.py <seconds> contiguous|channels_last <threads> <size>x<batch> ...
 
 Prints one line of JSON for each: the seconds of a training step of ResNet-18, from bytes in memory: batches are taken
 by row numbers, normalised, and passed through the network, dropout and a linear head; SGD with Nesterov's momentum and
-weight decay. Needs nothing of this project.
+weight decay. 0 threads are as many as PyTorch takes by itself. Needs nothing of this project.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ def main(size: int, batch: int, seconds: float, channels_last: bool) -> None:
 
 
 if __name__ == "__main__":
-    for shape in sys.argv[3:]:
+    if threads := int(sys.argv[3]):
+        torch.set_num_threads(threads)
+    for shape in sys.argv[4:]:
         pixels, _, count = shape.partition("x")
         main(int(pixels), int(count), float(sys.argv[1]), sys.argv[2] == "channels_last")

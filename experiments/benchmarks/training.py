@@ -2,8 +2,10 @@
 
 `throughput`: a step of fine-tuning all parameters from bytes in memory, without augmentation (the suite `augmentations`
 is about that): normalisation, network, dropout, head, SGD with momentum and weight decay. Ours and PyTorch's, in both
-memory formats, take turns in processes of their own; shown are medians over the rounds of each process's median step.
-Where the machine has other work too, compare the processor's seconds: PyTorch's threads wait for each other.
+memory formats, take turns in processes of their own; shown are medians over the rounds of each process's median step,
+of PyTorch in its fastest form.
+PyTorch runs with its own number of threads and with one: where the machine has other work too, its threads wait for
+each other, and take longer than one alone. Compare the processor's time then.
 
 `population`: eight members of the demo sources' ResNet-18 with 16 channels, next to eight single runs one after the
 other in one process, whose programs are compiled once too; in processes of their own, compilation included. And the
@@ -38,10 +40,11 @@ from transferjax.training.recipes import FineTuning, Settings
 
 PEER = Path(__file__).parent / "torch_training.py"
 CELLS = (Cell(28, 128), Cell(64, 128))
-ASKED = (1.0, 0.8)  # our images a second over PyTorch's in the faster format, at least
+ASKED = (1.0, 0.8)  # our images a second over PyTorch's in its fastest form, at least
 IMAGES, CLASSES, STEPS = 512, 10, 4
 MEMBERS, EPOCHS = 8, 6
 WAYS = ("population", "singles", "vmapped")
+PEERS = {f"{form}{', one thread' if threads else ''}": (form, threads) for form in FORMATS for threads in (0, 1)}
 
 
 def run(cells: Sequence[Cell] = CELLS, *, rounds: int, seconds: float, torch_python: str | None) -> pd.DataFrame:
@@ -60,20 +63,23 @@ def run(cells: Sequence[Cell] = CELLS, *, rounds: int, seconds: float, torch_pyt
     for cell in tqdm(list(cells) * rounds, desc="throughput", disable=None):
         text = f"{cell.size}x{cell.batch}"
         commands = {"ours": [sys.executable, "-m", "experiments.benchmarks.training", str(seconds), text]}
-        for form in FORMATS if torch_python else ():
-            commands[form] = [str(torch_python), str(PEER), str(seconds), form, text]
+        for name, (form, threads) in PEERS.items() if torch_python else ():
+            commands[name] = [str(torch_python), str(PEER), str(seconds), form, str(threads), text]
         for who, command in commands.items():
             found.setdefault((cell, who), []).append(in_process(command)[0])
     rows = []
     for cell in cells:
         row: dict[str, Any] = {"size": cell.size, "batch": cell.batch}
-        for who in ("ours", *FORMATS):
+        medians = {who: _median(found.get((cell, who), []), "seconds") for who in ("ours", *PEERS)}
+        peer = min(PEERS, key=lambda who: medians[who])
+        row["peer"] = peer if torch_python else "-"
+        for column, who in (("ours", "ours"), ("PyTorch", peer)):
             measured = found.get((cell, who), [])
             times = [one["seconds"] for one in measured]
-            row[f"{who} images/s"] = cell.batch / float(np.median(times)) if times else math.nan
-            row[f"{who} range"] = f"{cell.batch / max(times):.0f}-{cell.batch / min(times):.0f}" if times else "-"
-            row[f"{who} processor ms"] = 1e3 * float(np.median([one["processor"] for one in measured] or [math.nan]))
-        row["ours/PyTorch"] = row["ours images/s"] / max(row[f"{form} images/s"] for form in FORMATS)
+            row[f"{column} images/s"] = cell.batch / medians[who]
+            row[f"{column} range"] = f"{cell.batch / max(times):.0f}-{cell.batch / min(times):.0f}" if times else "-"
+            row[f"{column} processor ms"] = 1e3 * _median(measured, "processor")
+        row["ours/PyTorch"] = row["ours images/s"] / row["PyTorch images/s"]
         rows.append(row)
     table = pd.DataFrame(rows)
     print(f"{os.cpu_count()} cores, jax {jax.__version__} on {jax.devices()[0].device_kind}.")
@@ -86,6 +92,10 @@ def run(cells: Sequence[Cell] = CELLS, *, rounds: int, seconds: float, torch_pyt
     return table
 
 
+def _median(measured: Sequence[dict[str, float]], clock: str) -> float:
+    return float(np.median([one[clock] for one in measured])) if measured else math.nan
+
+
 def run_population(*, rounds: int) -> pd.DataFrame:
     """Measures a population of eight against eight single runs, compilation included, and prints it."""
     found: dict[str, list[dict[str, float]]] = {}
@@ -93,17 +103,14 @@ def run_population(*, rounds: int) -> pd.DataFrame:
         command = [sys.executable, "-m", "experiments.benchmarks.training", way]
         found.setdefault(way, []).append(in_process(command)[0])
 
-    def median(way: str, clock: str) -> float:
-        return float(np.median([one[clock] for one in found[way]]))
-
     rows = []
     for way in WAYS:
         row: dict[str, Any] = {"way": way, "members": MEMBERS, "epochs": EPOCHS}
         for clock in ("seconds", "processor"):
             times = [one[clock] for one in found[way]]
-            row[clock] = median(way, clock)
+            row[clock] = _median(found[way], clock)
             row[f"{clock}, range"] = f"{min(times):.0f}-{max(times):.0f}"
-            row[f"{clock}, of singles"] = row[clock] / median("singles", clock)
+            row[f"{clock}, of singles"] = row[clock] / _median(found["singles"], clock)
         rows.append(row)
     table = pd.DataFrame(rows)
     print(table.to_string(index=False, float_format="{:.3g}".format))

@@ -5,11 +5,12 @@ one image's forward pass, b the batch and m the members. A step takes m·b·3F o
 and m·(4·P·5 + b·A) bytes where members go through it together: parameters, momentum, the best parameters so far, the
 gradient and the update. One after the other (`groups.way_of_backend`) the term b·A counts once.
 
-ResNet-18 at 28 pixels: P = 11.2 million, F = 0.08·10⁹, A = 1.2 MB; with b = 128 a member takes 0.22 + 0.15 GB, so that
-some 200 fit in 80 GB, and a step of one member is 3·10¹⁰ operations: 0.3 ms at 100·10¹² a second, about what it takes a
-host to launch the step's several hundred kernels. Alone it leaves the GPU waiting for launches; m members launch once.
-At 224 pixels F = 3.6·10⁹ and A = 32 MB: 4.3 GB and 1.4·10¹² operations a member, 14 ms, and 16 members fit: there a
-population saves little time but that of augmentation, and of the host.
+ResNet-18 at 28 pixels: P = 11.2 million, F = 0.08·10⁹, A = 0.4 MB (`models.memory_per_image`); with b = 128 a member
+takes 0.22 + 0.05 GB, so that some 230 fit into four fifths of 80 GB, and a step of one member is 3·10¹⁰ operations: 0.3
+ms at 100·10¹² a second, which is less than a host takes to launch the step's several hundred kernels. Alone it leaves
+the GPU waiting for launches; m members launch once. At 224 pixels F = 3.6·10⁹ and A = 23 MB: 3.2 GB and 1.4·10¹²
+operations a member, 14 ms, and 20 members fit: there a population saves little time but that of augmentation. This is
+arithmetic; no GPU was there to measure it.
 """
 
 from __future__ import annotations
