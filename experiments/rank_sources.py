@@ -11,7 +11,7 @@ From the repository:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def main(_argv: list[str]) -> None:
     plots.plot_ranking(table, workdir / "ranking.png")
     print(_described(table.details["target"]), end="\n\n")
     print(tables.ranking_text(table), end="\n\n")
-    if measured := _measured(table):
+    if measured := _measured(table, sources):
         print(measured, end="\n\n")
     kind = "random" if dataset.labels.ndim == 2 else "stratified"
     for metric, size in table.details["metrics_on_a_subsample"].items():
@@ -93,10 +93,13 @@ def main(_argv: list[str]) -> None:
     print(f"\nWrote ranking.csv, ranking.json and ranking.png to {workdir} in {time.perf_counter() - start:.0f} s.")
 
 
-def _measured(table: ScoreTable) -> str:
-    """Returns what fine-tuning these sources gave, as far as the demo benchmark knows the target and them."""
+def _measured(table: ScoreTable, sources: Sequence[str]) -> str:
+    """Returns what fine-tuning these sources gave, as far as the demo benchmark knows the target and them.
+
+    A file of the user's may have a demo source's name; it is another network.
+    """
     known = published.load_demo().test_auc
-    known = known[known["target"] == _target.TARGET.value].set_index("source")
+    known = known[(known["target"] == _target.TARGET.value) & known["source"].isin(sources)].set_index("source")
     order = [str(source) for source in table.wide().index if source in known.index]
     if not order:
         return ""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ from transferjax.evaluation import ceiling, static
 from transferjax.ranking import rank_sources
 from transferjax.training import records
 from transferjax.training.export import fine_tuned_source
-from transferjax.training.finetune import Where, fine_tune, populations
+from transferjax.training.finetune import Where, populations
+from transferjax.training.population import OnEpoch
 from transferjax.training.prepare import Splits
 from transferjax.training.recipes import FineTuning, Settings
 from transferjax.types import SourceModel, TargetDataset
@@ -111,8 +113,11 @@ def sources_for(target: str, folder: Path) -> list[SourceModel]:
         tasks = [task for task in data.demo_names() if task != target]
         parts = Splits(**{name: union_of(tasks, name) for name in data.SPLITS})
         blank = models.load(CONTROL)
-        where = Where(folder=folder / f"{path.stem}_checkpoints")
-        run = fine_tune(blank, parts, [UNION_SETTINGS], recipe=UNION_RECIPE, where=where)[0]
+        where = Where(folder=folder / f"{path.stem}_checkpoints", keep=False)
+        with _Epochs(f"union without {target}", UNION_RECIPE) as epochs:
+            ((run,),) = populations(
+                blank, parts, [UNION_SETTINGS], recipe=UNION_RECIPE, where=where, watch=epochs.watch
+            )
         found = fine_tuned_source(blank, run, parts.train.class_names)
         count = len(parts.train)
         found = dataclasses.replace(found, head="sigmoid", num_train_examples=count, origin=f"union without {target}")
@@ -145,13 +150,37 @@ def fine_tuned(target: str, splits: Splits, sources: list[SourceModel], workdir:
     }
     table = records.read(path)
     missing = [source for source in sources if not {keys[source.name, one] for one in SETTINGS} <= set(table["key"])]
-    where = Where(folder=workdir / "checkpoints" / target)
+    where = Where(folder=workdir / "checkpoints" / target, keep=False)
     if missing:
-        for runs in populations(missing, splits, SETTINGS, recipe=RECIPE, where=where):
-            of_runs = [keys[run.source, run.settings] for run in runs]
-            rows = records.rows_of(runs, target=target, scenario=SCENARIO, recipe=RECIPE, keys=of_runs)
-            table = records.append(path, rows)
+        with _Epochs(f"runs on {target}", RECIPE) as epochs:
+            for runs in populations(missing, splits, SETTINGS, recipe=RECIPE, where=where, watch=epochs.watch):
+                of_runs = [keys[run.source, run.settings] for run in runs]
+                rows = records.rows_of(runs, target=target, scenario=SCENARIO, recipe=RECIPE, keys=of_runs)
+                table = records.append(path, rows)
     return table[table["key"].isin(keys.values())]
+
+
+class _Epochs:
+    """A progress bar over the epochs of each population."""
+
+    def __init__(self, name: str, recipe: FineTuning) -> None:
+        self._bar = tqdm(total=recipe.epochs, desc=name, unit="epoch", disable=None, leave=False)
+
+    def __enter__(self) -> _Epochs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def watch(self, members: Sequence[tuple[SourceModel, Settings]]) -> OnEpoch:
+        self._bar.reset()
+        self._bar.set_postfix(runs=len(members))
+        return self._on_epoch
+
+    def _on_epoch(self, epoch: int, history: np.ndarray, running: np.ndarray) -> None:
+        del history
+        self._bar.update(epoch + 1 - self._bar.n)
+        self._bar.set_postfix(running=int(running.sum()))
 
 
 def scored(target: str, splits: Splits, sources: list[SourceModel], workdir: Path) -> pd.DataFrame:

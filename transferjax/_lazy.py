@@ -63,9 +63,7 @@ class LazyImages:
 
     def take(self, rows: slice | np.ndarray) -> LazyImages:
         """Returns the images of these rows, unread."""
-        return LazyImages(
-            self._read, rows=self._rows[rows], size=(self.shape[1], self.shape[2]), fingerprint=self._fingerprint
-        )
+        return LazyImages(self._read, rows=self._rows[rows], size=self._size, fingerprint=self._fingerprint)
 
     def changed(self, change: Callable[[np.ndarray], np.ndarray], *, size: tuple[int, int], name: str) -> LazyImages:
         """Returns images that are changed when they are read.

@@ -39,3 +39,8 @@ def positive(argument: str, value: int) -> int:
     if value < 1:
         raise fail(argument, f"{value} is not positive", "Give a whole number of at least 1.")
     return value
+
+
+def reason(error: BaseException) -> str:
+    """Returns what an exception says, for the middle of a message: on one line, without a full stop."""
+    return " ".join(str(error).split()).removesuffix(".") or type(error).__name__

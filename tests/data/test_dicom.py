@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.medical import grey, message
 from transferjax._validate import InputError
 from transferjax.data import dicom
 from transferjax.data.reading import Options, read_header, read_image
@@ -18,20 +19,6 @@ from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder  # noqa: E402
 
 FILES = Path(pydicom.__file__).parent / "data" / "test_files"  # these come with pydicom
-
-
-def message(call, *args, **options):
-    with pytest.raises(InputError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def grey(path, **options):
-    image = read_image(path, **options)
-    assert image.dtype == np.uint8
-    assert (image == image[..., :1]).all()
-    return image[..., 0]
 
 
 def scaled(values, low, high):

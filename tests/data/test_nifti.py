@@ -7,27 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transferjax._validate import InputError
+from tests.data.medical import grey, message
 from transferjax.data import nifti
 from transferjax.data.reading import Options, read_header, read_image
 
 nibabel = pytest.importorskip("nibabel")
 
 FILES = Path(nibabel.__file__).parent / "tests" / "data"  # these come with nibabel
-
-
-def message(call, *args, **options):
-    with pytest.raises(InputError) as caught:
-        call(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def grey(path, **options):
-    image = read_image(path, **options)
-    assert image.dtype == np.uint8
-    assert (image == image[..., :1]).all()
-    return image[..., 0]
 
 
 def saved(path, array, affine=None, **attributes):

@@ -101,6 +101,18 @@ def test_folder_and_own_weights(arrays, tmp_path):
     assert set(rows["metric"]) >= {"leep", "knn"}
 
 
+def test_what_was_measured_of_demo_sources_is_told(tmp_path):
+    """Not of another network of the same name."""
+    models.save(tmp_path / "photos.safetensors", models.load("photos"))
+    flags = ["--target=nuclei", f"--sources={tmp_path / 'photos.safetensors'},digits,random", "--metrics=logme"]
+    result = run(*flags, "--max_examples_per_class=10", f"--workdir={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    (measured,) = [line for line in result.stdout.splitlines() if line.startswith("Measured")]
+    assert "digits 0.9" in measured
+    assert "random 0.9" in measured
+    assert "photos" not in measured
+
+
 def test_several_labels(arrays, tmp_path):
     labels = np.eye(4, dtype=np.int8)[arrays["train_labels"][:, 0]]
     labels[:, 3] = np.arange(36) < 3

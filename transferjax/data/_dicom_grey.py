@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transferjax._validate import fail
-from transferjax.data._formats import Options, reason, to_bytes
+from transferjax._validate import fail, reason
+from transferjax.data._formats import Options, to_bytes
 
 if TYPE_CHECKING:
     from pydicom import Dataset

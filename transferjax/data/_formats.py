@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transferjax._validate import InputError, fail, positive
+from transferjax._validate import InputError, fail, positive, reason
 
 MAX_PIXELS = 2**27
 """Most pixels of one image (11585 by 11585): a damaged or hostile header may claim any number."""
@@ -95,11 +95,6 @@ def naming(path: str) -> Iterator[None]:
 
 def _undecodable(path: str, error: Exception) -> InputError:
     return fail(path, f"cannot be decoded ({reason(error)})", _REPLACE)
-
-
-def reason(error: Exception) -> str:
-    """Returns what an exception says, in one line without a full stop."""
-    return " ".join(str(error).split()).removesuffix(".") or type(error).__name__
 
 
 def file_status(path: str) -> os.stat_result:

@@ -21,10 +21,10 @@ from absl import logging
 from PIL import Image
 from tqdm import tqdm
 
-from transferjax._validate import fail
+from transferjax._validate import fail, reason
 from transferjax.data import _medmnist_file, _npz_stream, medmnist_info
 from transferjax.data._checks import SPLITS
-from transferjax.data._tfds_images import AGAIN, reason
+from transferjax.data._tfds_images import AGAIN
 
 VERSION = "1.0.0"
 INDEX = "index.npz"

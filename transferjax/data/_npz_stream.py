@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from transferjax._validate import InputError, fail
+from transferjax._validate import InputError, fail, reason
 
 _AGAIN = "Download or copy it again; if you made it, save it again with numpy.savez_compressed."
 # What zipfile and NumPy raise on damaged input.
@@ -102,5 +102,5 @@ def _damage_told(path: Path, name: str = "") -> Iterator[None]:
     except FileNotFoundError as error:
         raise fail(str(path), "is not there", "Check the path.") from error
     except _DAMAGED as error:
-        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-        raise fail(f"{path}, {name}" if name else str(path), f"is truncated or damaged ({reason})", _AGAIN) from error
+        found = f"is truncated or damaged ({reason(error)})"
+        raise fail(f"{path}, {name}" if name else str(path), found, _AGAIN) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from transferjax._validate import fail
+from transferjax._validate import fail, reason
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _MISSING = ("", "nan")
@@ -168,5 +168,4 @@ def _needed(path: Path, names: list[str], columns: Columns) -> list[str]:
 
 
 def _unreadable(path: Path, error: Exception) -> Exception:
-    reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-    return fail(str(path), f"cannot be read ({reason})", "Give a table with a header, as UTF-8 text or Parquet.")
+    return fail(str(path), f"cannot be read ({reason(error)})", "Give a table with a header, as UTF-8 text or Parquet.")

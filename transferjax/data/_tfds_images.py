@@ -16,7 +16,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from transferjax._lazy import LazyImages
-from transferjax._validate import InputError, fail
+from transferjax._validate import InputError, fail, reason
 from transferjax.data._resize import resized
 
 AGAIN = "Remove the dataset's folder and prepare it again."
@@ -189,8 +189,3 @@ def _as_rgb(argument: str, image: Image.Image) -> Image.Image:
 
 def _undecodable(argument: str, error: Exception) -> InputError:
     return fail(argument, f"cannot be decoded ({reason(error)})", AGAIN)
-
-
-def reason(error: Exception) -> str:
-    """Returns what an exception says, on one line."""
-    return " ".join(str(error).split()).removesuffix(".") or type(error).__name__

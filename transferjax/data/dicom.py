@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from transferjax._validate import fail
+from transferjax._validate import fail, reason
 from transferjax.data._dicom_grey import facts_of_frame, shown, value_range
 from transferjax.data._formats import (
     Header,
@@ -21,7 +21,6 @@ from transferjax.data._formats import (
     check_pixels,
     chosen_frame,
     file_status,
-    reason,
     repeated,
     to_bytes,
 )

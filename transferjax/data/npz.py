@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transferjax._validate import fail
+from transferjax._validate import fail, reason
 from transferjax.data._checks import (
     SPLITS,
     checked_dataset,
@@ -107,7 +107,7 @@ def _opened(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
         try:
             file = np.load(handle, allow_pickle=False)
         except _DAMAGED as error:
-            raise fail(str(path), f"is truncated or damaged ({_reason(error)})", _RESAVE) from error
+            raise fail(str(path), f"is truncated or damaged ({reason(error)})", _RESAVE) from error
         with file:
             yield file
 
@@ -120,16 +120,11 @@ def _array(file: np.lib.npyio.NpzFile, path: Path, name: str) -> np.ndarray:
         if "Object arrays" in str(error):
             remedy = "Pickled objects are never loaded; save a plain array, text with dtype=str."
             raise fail(f"{path}, {name}", "holds Python objects", remedy) from error
-        found = f"is truncated or damaged ({_reason(error)})"
+        found = f"is truncated or damaged ({reason(error)})"
         raise fail(f"{path}, {name}", found, _RESAVE) from error
     if not isinstance(array, np.ndarray):
         raise fail(f"{path}, {name}", "is no array", _RESAVE)
     return array
-
-
-def _reason(error: BaseException) -> str:
-    """Returns what an exception says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _class_names(file: np.lib.npyio.NpzFile, path: Path, labels: dict[str, np.ndarray]) -> tuple[str, ...]:

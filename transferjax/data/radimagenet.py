@@ -10,7 +10,7 @@ import pandas as pd
 
 from transferjax._files import sha256
 from transferjax._lazy import LazyImages
-from transferjax._validate import fail, one_of, positive
+from transferjax._validate import fail, one_of, positive, reason
 from transferjax.data._checks import SPLITS
 from transferjax.data.reading import read_image
 from transferjax.types import TargetDataset, Task
@@ -106,8 +106,8 @@ def _read_list(path: Path) -> pd.DataFrame:
     try:  # no text means a missing value: a class may be called "NA" or "None"
         rows = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # ValueError: what pandas raises on damaged or empty files
-        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
-        raise fail(str(path), f"cannot be read ({reason})", "Take the list from RadImageNet's release.") from error
+        remedy = "Take the list from RadImageNet's release."
+        raise fail(str(path), f"cannot be read ({reason(error)})", remedy) from error
     missing = [column for column in _COLUMNS if column not in rows]
     if missing:
         have = ", ".join(map(str, rows.columns)) or "none"

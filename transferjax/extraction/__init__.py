@@ -27,7 +27,7 @@ from transferjax.types import ExampleGradientStats, GradientStats, SourceModel, 
 __all__ = ["FORWARD_BATCH_SIZE", "MEMORY", "STREAM_MEMORY", "Gradients", "extract"]
 
 # Counted up whenever the same inputs give other numbers, so that old cache files are not used any more.
-_VERSION = 2
+_VERSION = 3
 FORWARD_BATCH_SIZE = 128
 # On CPU, images that are read ahead are not in memory because it is short; activations then should not fill it.
 MEMORY, STREAM_MEMORY = 4 * 2**30, 2**28

@@ -105,7 +105,7 @@ class Singly:
 
     def stacked(self) -> tuple[State, Any]:
         """Returns the states and what was kept, as NumPy arrays of their own, stacked."""
-        return _stacked(self._states), _stacked(self._best)
+        return stacked(self._states), stacked(self._best)
 
     def _logits(self, feed: Feed, wanted: np.ndarray, variables: Sequence[Any]) -> dict[int, jax.Array]:
         program = _program(step.predict_block, ("design",))
@@ -260,7 +260,8 @@ def _unstacked(tree: Any, count: int) -> list[Any]:
     return [jax.tree.map(lambda leaf, i=i: jnp.array(leaf[i]), tree) for i in range(count)]
 
 
-def _stacked(trees: Sequence[Any]) -> Any:
+def stacked(trees: Sequence[Any]) -> Any:
+    """Returns trees of one structure as one, of NumPy arrays with a first axis for them."""
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
 
 

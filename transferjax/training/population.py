@@ -95,9 +95,9 @@ def start(members: Sequence[tuple[Any, Any, Settings]], *, epochs: int) -> Progr
     """
     hypers = [hyperparameters(settings) for _, _, settings in members]
     states = [fresh_state(*own[:2], hyper) for own, hyper in zip(members, hypers, strict=True)]
-    stacked = _stacked(states)
+    stacked = groups.stacked(states)
     return Progress(
-        hyper=_stacked(hypers),
+        hyper=groups.stacked(hypers),
         states=stacked,
         best={"params": stacked.params, "batch_stats": stacked.batch_stats},
         ledger=fresh_ledger(len(members)),
@@ -213,10 +213,6 @@ def _batches(problem: Problem, epoch: int) -> np.ndarray:
     if size == 0:
         raise fail("accumulate", f"{recipe.accumulate} parts of {len(order)} images", "Take fewer parts.")
     return order[: len(order) // size * size].reshape(-1, size)
-
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
 
 
 @functools.partial(jax.jit, static_argnums=1)
