@@ -50,7 +50,7 @@ def test_the_minimum_is_reached_at_full_precision(lda_factor):
         total = _linalg.spectrum(scatter.total)
         points = (scatter.points - scatter.mean) @ total.vectors
         rows = jnp.concatenate([points, jnp.ones((n, 1))], axis=1)
-        fit = jax.jit(pactran_gauss._fit)(rows, labels, total.values, scatter.counts, 1 / (lda_factor * n))
+        fit = jax.jit(pactran_gauss._fit)(rows.T, labels, total.values, scatter.counts, 1 / (lda_factor * n))
     away = special.softmax(np.asarray(fit.logits).T, axis=1) - np.eye(4)[labels]
     gradient = np.asarray(points).T @ away / n + np.asarray(fit.weights)[:, :-1].T / (lda_factor * n)
     assert np.abs(gradient).max() < 1e-8
@@ -67,3 +67,12 @@ def test_features_that_say_nothing():
     features = np.full((80, 5), 3, np.float32)
     # the fourth class, of which there are no examples, changes nothing
     np.testing.assert_allclose(score("pactran_gauss", features, labels, None, 4), expected, rtol=1e-6)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    """Three of 30, 30 and 20 examples, the last of which reaches back."""
+    features, labels, _ = case("plain")
+    whole = pactran_gauss.pactran_gauss.__wrapped__(jnp.asarray(features), jnp.asarray(labels), num_classes=4)
+    monkeypatch.setattr(_linalg, "CHUNK_ELEMENTS", 30 * 4 * features.shape[1])
+    parts = pactran_gauss.pactran_gauss.__wrapped__(jnp.asarray(features), jnp.asarray(labels), num_classes=4)
+    np.testing.assert_allclose(parts, whole, rtol=1e-7)

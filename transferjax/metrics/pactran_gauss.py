@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -77,12 +78,10 @@ def pactran_gauss(
     with jax.enable_x64(True):
         scatter = scatter or _linalg.scatter(features, labels, num_classes=num_classes)
         total = total or _linalg.spectrum(scatter.total)
-        # the centred examples in principal components, and a 1 for the bias: these alone are held, in float64
-        vectors, one = jnp.pad(total.vectors, ((0, 0), (0, 1))), jnp.append(jnp.zeros(len(total.values)), 1)
-        rows = _linalg.map_rows(lambda row: _product(row - scatter.mean, vectors) + one, scatter.points)
-        fit = _fit(rows, labels, total.values, scatter.counts, 1 / (lda_factor * n))
+        columns = _columns(scatter, total.vectors, output_dtype(features))
+        fit = _fit(columns, labels, total.values, scatter.counts, 1 / (lda_factor * n))
         shares = jax.nn.softmax(fit.logits, axis=0)
-        trace = jnp.sum(jnp.sum(shares * (1 - shares), axis=0) * jnp.sum(rows**2, axis=1)) / n
+        trace = _trace(columns, shares)
         present = jnp.sum(scatter.counts > 0)
         flatness = present * s2_factor / (2 * lda_factor * n) * jnp.log1p(lda_factor * n * trace / (d * present))
         return -(fit.loss + flatness).astype(output_dtype(features))
@@ -106,7 +105,67 @@ class _Fit(NamedTuple):
     steps: jax.Array
 
 
-def _fit(rows: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.Array, penalty: float) -> _Fit:
+def _columns(scatter: Scatter, vectors: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """Returns the examples as columns [r + 1, n]: centred, in principal components, and a 1 for the bias.
+
+    These alone are held, as precise as the features: they are as large. Columns, since XLA takes half as long again for
+    products along rows, on a CPU.
+    """
+    n, r = scatter.points.shape
+
+    def put(columns: jax.Array, begin: jax.Array, size: int) -> jax.Array:
+        rows = jax.lax.dynamic_slice_in_dim(scatter.points, begin, size).astype(jnp.float64)
+        found = _product(vectors.T, (rows - scatter.mean).T)
+        found = jnp.concatenate([found, jnp.ones((1, size))]).astype(dtype)
+        return jax.lax.dynamic_update_slice_in_dim(columns, found, begin, axis=1)
+
+    return _fold(put, jnp.zeros((r + 1, n), dtype), n, r)
+
+
+def _fold(step: Callable[[jax.Array, jax.Array, int], jax.Array], start: jax.Array, n: int, r: int) -> jax.Array:
+    """Folds step(state, first example, how many) over chunks of n examples; the last chunk reaches back."""
+    size = _linalg.chunk_size(n, 4 * r)
+    chunks = -(-n // size)
+
+    def body(index: jax.Array, state: jax.Array) -> jax.Array:
+        return step(state, jnp.minimum(index * size, n - size), size)
+
+    return body(jnp.int32(0), start) if chunks == 1 else jax.lax.fori_loop(0, chunks, body, start)
+
+
+def _along_examples(left: jax.Array, columns: jax.Array, *, power: int = 1) -> jax.Array:
+    """Returns left [c, n] · (columns**power)ᵀ [n, r + 1] in float64, to which a chunk at a time is widened."""
+    r, n = columns.shape
+    counted = jnp.arange(n)
+
+    def add(total: jax.Array, begin: jax.Array, size: int) -> jax.Array:
+        own, chunk, places = (
+            jax.lax.dynamic_slice_in_dim(array, begin, size, axis=-1) for array in (left, columns, counted)
+        )
+        new = places >= -(-begin // size) * size  # the last chunk's others have been added before
+        return total + _product(jnp.where(new, own, 0), chunk.astype(jnp.float64).T ** power)
+
+    return _fold(add, jnp.zeros((len(left), r)), n, r)
+
+
+def _along_components(weights: jax.Array, columns: jax.Array) -> jax.Array:
+    """Returns weights [c, r + 1] · columns [r + 1, n] in float64, to which a chunk at a time is widened."""
+    r, n = columns.shape
+
+    def put(found: jax.Array, begin: jax.Array, size: int) -> jax.Array:
+        chunk = jax.lax.dynamic_slice_in_dim(columns, begin, size, axis=1).astype(jnp.float64)
+        return jax.lax.dynamic_update_slice_in_dim(found, _product(weights, chunk), begin, axis=1)
+
+    return _fold(put, jnp.zeros((len(weights), n)), n, r)
+
+
+def _trace(columns: jax.Array, shares: jax.Array) -> jax.Array:
+    """Returns the trace of the mean cross-entropy's Hessian at shares [c, n]."""
+    spread = jnp.sum(shares * (1 - shares), axis=0)
+    return jnp.sum(_along_examples(spread[None], columns, power=2)) / columns.shape[1]
+
+
+def _fit(columns: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.Array, penalty: float) -> _Fit:
     """Returns the classifier of the smallest mean cross-entropy + penalty/2·‖W‖², by Newton's method.
 
     The steps are solved for by conjugate gradients, since the Hessian has (r·c)² entries. In principal components the
@@ -114,13 +173,13 @@ def _fit(rows: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.Ar
     first in all arrays, since XLA multiplies twice as fast so on a CPU.
 
     Args:
-      rows: float64 [n, r + 1], the examples, centred and in principal components, and 1.
+      columns: float [r + 1, n], the examples, centred and in principal components, and 1.
       labels: int [n].
       spectrum: [r], the components' squares, summed.
       counts: [c], of the classes; those without examples get no share.
       penalty: of the weights.
     """
-    n, r = rows.shape[0], rows.shape[1] - 1
+    n, r = columns.shape[1], columns.shape[0] - 1
     squares = jnp.append(spectrum / n, 1)
     penalties = jnp.append(jnp.full(r, penalty), 0)
     targets = jax.nn.one_hot(labels, len(counts), dtype=jnp.float64, axis=0)
@@ -131,12 +190,12 @@ def _fit(rows: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.Ar
 
     def step(fit: _Fit) -> _Fit:
         shares = jax.nn.softmax(fit.logits, axis=0)
-        gradient = _product(shares - targets, rows) / n + penalties * fit.weights
+        gradient = _along_examples(shares - targets, columns) / n + penalties * fit.weights
         spread = jnp.mean(shares * (1 - shares), axis=1, keepdims=True)
         diagonal = squares * jnp.maximum(spread, 1e-10) + penalties
-        inverse = _inverse_of_first(rows, shares, diagonal, penalties)
-        move = _conjugate_gradients(rows, shares, penalties, diagonal, inverse, -gradient, fit.loss)
-        change, decrement = _product(move, rows.T), -jnp.sum(gradient * move)
+        inverse = _inverse_of_first(columns, shares, diagonal, penalties)
+        move = _conjugate_gradients(columns, shares, penalties, diagonal, inverse, -gradient, fit.loss)
+        change, decrement = _along_components(move, columns), -jnp.sum(gradient * move)
         rounding = 8 * jnp.finfo(jnp.float64).eps * fit.loss
 
         def at(length: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -158,21 +217,21 @@ def _fit(rows: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax.Ar
     )
 
 
-def _inverse_of_first(rows: jax.Array, shares: jax.Array, diagonal: jax.Array, penalties: jax.Array) -> jax.Array:
+def _inverse_of_first(columns: jax.Array, shares: jax.Array, diagonal: jax.Array, penalties: jax.Array) -> jax.Array:
     """Returns [c, m + 1, m + 1], the inverses of the Hessian's blocks of one class, m components and the bias.
 
     Scaled to a diagonal of ones and with some float32 roundings added to that, so that none is singular.
     """
-    m = min(_INVERTED, rows.shape[1] - 1)
+    m = min(_INVERTED, columns.shape[0] - 1)
     shares = shares.astype(jnp.float32)
     first, penalties, diagonal = (
         jnp.concatenate([array[..., :m], array[..., -1:]], axis=-1).astype(jnp.float32)
-        for array in (rows, penalties, diagonal)
+        for array in (columns.T, penalties, diagonal)
     )
 
     def inverse(one: tuple[jax.Array, jax.Array]) -> jax.Array:
         share, floor = one
-        weighted = (share * (1 - share) / len(rows))[:, None] * first
+        weighted = (share * (1 - share) / len(first))[:, None] * first
         block = _product(weighted.T, first) + jnp.diag(penalties)
         widths = jnp.sqrt(jnp.maximum(jnp.diagonal(block), 1e-3 * floor))
         block = block / widths / widths[:, None]
@@ -184,7 +243,7 @@ def _inverse_of_first(rows: jax.Array, shares: jax.Array, diagonal: jax.Array, p
 
 
 def _conjugate_gradients(
-    rows: jax.Array,
+    columns: jax.Array,
     shares: jax.Array,
     penalties: jax.Array,
     diagonal: jax.Array,
@@ -204,11 +263,9 @@ def _conjugate_gradients(
     share = jnp.clip(10 * size / jnp.maximum(loss, _SHORTEST), 1e-7, 0.3)
     largest = jnp.max(jnp.abs(target))
     scale = jnp.where(largest > 0, largest, 1)
-    # the examples as columns, since XLA takes half as long again for a product along those of `rows`, on a CPU
     columns, shares, penalties, diagonal, inverse, target = (
-        array.astype(jnp.float32) for array in (rows.T, shares, penalties, diagonal, inverse, target / scale)
+        array.astype(jnp.float32) for array in (columns, shares, penalties, diagonal, inverse, target / scale)
     )
-    columns = jax.lax.optimization_barrier(columns)
 
     def conditioned(residual: jax.Array) -> jax.Array:
         first = jnp.concatenate([residual[:, :m], residual[:, -1:]], axis=1)
@@ -222,7 +279,7 @@ def _conjugate_gradients(
     def curved(move: jax.Array) -> jax.Array:
         weighted = shares * _product(move, columns)
         weighted = weighted - shares * jnp.sum(weighted, axis=0)
-        return _product(weighted, columns.T) / len(rows) + penalties * move
+        return _product(weighted, columns.T) / columns.shape[1] + penalties * move
 
     def step(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         move, residual, direction, size, count = state
