@@ -25,6 +25,8 @@ of fine-tuning beside PyTorch, `population` eight runs at once beside one after 
 
 from __future__ import annotations
 
+import os
+
 import pandas as pd
 from absl import flags
 
@@ -75,6 +77,8 @@ _OUTPUT = flags.DEFINE_string("output", None, "CSV file for the numbers of a sui
 def main(argv: list[str]) -> None:
     """Runs a suite."""
     del argv
+    # Measured are other processes, ours and PyTorch's: on a GPU this one must not take most of the memory for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if one_of("suite", _SUITE.value, _SUITES) == "choices":
         choices.run()
         return

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def _compile_once(tmp_path_factory):
     yield
     for name in settings:
         del os.environ[name.upper()]
+
+
+def rounded_products(exported):
+    """Returns those products of a lowered program whose float32 factors a GPU or TPU would round."""
+    products = re.findall(r"stablehlo\.(?:dot_general|convolution).*", str(exported.mlir_module()))
+    return [product for product in products if "xf32>" in product and "HIGHEST" not in product]
 
 
 SHORT = "short_resnet"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from tests.conftest import SHORT
+from tests.conftest import SHORT, rounded_products
 from transferjax import InputError, extraction, metrics, models
 from transferjax._compile import compiled
 from transferjax._lazy import LazyImages
@@ -50,7 +50,8 @@ def test_gradient_ratio_is_that_of_plain_jax_grad_on_all_parameters(source):
     first, second = [], []
     for start, end in batch_bounds(20):
         images = normalize(jnp.asarray(target.images[start:end]), source.normalization)
-        grads = gradient(source.variables["params"], images, target.labels[start:end])
+        with jax.default_matmul_precision("highest"):
+            grads = gradient(source.variables["params"], images, target.labels[start:end])
         first.append(np.linalg.norm(grads["conv1"]["kernel"]))
         second.append(np.linalg.norm(grads["layer1_0"]["conv1"]["kernel"]))
     assert sum(first) > 0
@@ -68,7 +69,8 @@ def test_gradients_of_examples(source, tmp_path, runs):
     for start, end in batch_bounds(21):
         images = normalize(jnp.asarray(target.images[start:end]), source.normalization)
         labels = jnp.asarray(target.labels[start:end])
-        expected = example_norms(source.module, source.variables, images, labels, paths=source.first_two_kernels)
+        with jax.default_matmul_precision("highest"):
+            expected = example_norms(source.module, source.variables, images, labels, paths=source.first_two_kernels)
         np.testing.assert_allclose(known.norms[start:end], expected, rtol=1e-4, atol=1e-6)
     assert np.all(np.abs(known.alignment) <= 1 + 1e-5)
     batch = extract(source, target).gradients.batch_norms
@@ -299,23 +301,27 @@ def test_both_passes_lower_for(source, platform):
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), {**source.variables, "params": params}
     )
     images, labels = jax.ShapeDtypeStruct((4, 28, 28, 3), np.uint8), jax.ShapeDtypeStruct((4,), np.int32)
-    forward = export.export(compiled(passes.forward, ("module",)), platforms=[platform])(
-        variables, images, source.normalization, module=module
-    )
+    with jax.default_matmul_precision("highest"):  # as in `run_batches`
+        forward = export.export(compiled(passes.forward, ("module",)), platforms=[platform])(
+            variables, images, source.normalization, module=module
+        )
+    assert rounded_products(forward) == []
     assert forward.out_avals[0].shape == (4, 8)
     backward = compiled(passes.forward_backward, passes.STATIC)
     for micro_batch in (4, 2):
-        both = export.export(backward, platforms=[platform])(
-            variables,
-            images,
-            labels,
-            source.normalization,
-            module=module,
-            kernels=source.first_two_kernels,
-            gradients="example",
-            micro_batch=micro_batch,
-            num_classes=3,
-        )
+        with jax.default_matmul_precision("highest"):
+            both = export.export(backward, platforms=[platform])(
+                variables,
+                images,
+                labels,
+                source.normalization,
+                module=module,
+                kernels=source.first_two_kernels,
+                gradients="example",
+                micro_batch=micro_batch,
+                num_classes=3,
+            )
+        assert rounded_products(both) == []
         assert [value.shape for value in both.out_avals] == [(2, 2), (2,), (4, 8), (4, 2), (2,)]
 
 

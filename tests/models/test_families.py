@@ -52,7 +52,8 @@ def everything(spec, variables, images, labels, num_classes=1000):
         return output, value, jnp.stack([jnp.linalg.norm(gradient.ravel()) for gradient in gradients])
 
     # half the time for compiling, which is most of it here
-    return jax.jit(compute, compiler_options={"xla_llvm_disable_expensive_passes": True})(variables, images)
+    with jax.default_matmul_precision("highest"):
+        return jax.jit(compute, compiler_options={"xla_llvm_disable_expensive_passes": True})(variables, images)
 
 
 @pytest.mark.parametrize("architecture", NAMES)

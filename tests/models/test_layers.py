@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jax import export
 
 from transferjax.models import _layers, _winograd
+from transferjax.models.torch_layers import batch_normalised
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 ONE, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
@@ -99,6 +100,32 @@ def test_winograd_is_exact_in_float64(size, b):
     with jax.enable_x64(True):
         x, k, _ = arrays((b, size, size + 1, 5), (3, 3, 5, 7), (1,))
         np.testing.assert_allclose(_winograd.convolve(x, k), xla(x, k, (1, 1), ONE), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("size", "b"), [(28, 2), (17, 3), (4, 1), (64, 5)])
+def test_winograd_s_kernel_gradient_is_exact_in_float64(size, b):
+    """Also in several parts, the last of which reaches back."""
+    with jax.enable_x64(True):
+        x, k, pulls = arrays((b, size, size + 1, 50), (3, 3, 50, 30), (b, size, size + 1, 30))
+        _, back = jax.vjp(lambda k: xla(x, k, (1, 1), ONE), k)
+        found = _winograd.kernel_gradient(x, pulls)
+        np.testing.assert_allclose(found, back(pulls)[0], rtol=0, atol=1e-10)
+
+
+def test_batch_normalised_has_the_gradient_of_its_definition():
+    def by_definition(x, scale, bias):
+        axes = tuple(range(x.ndim - 1))
+        mean, var = jnp.mean(x, axes), jnp.var(x, axes)
+        return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, pulls = (jnp.asarray(rng.standard_normal((3, 4, 5, 6)) * 2 + 1) for _ in range(2))
+        scale, bias = (jnp.asarray(rng.standard_normal(6)) for _ in range(2))
+        expected, back = jax.vjp(by_definition, x, scale, bias)
+        found, ours = jax.vjp(lambda *a: batch_normalised(*a, 1e-5)[0], x, scale, bias)
+        for one, other in zip((found, *ours(pulls)), (expected, *back(pulls)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
 
 
 def test_what_is_not_plain_goes_to_xla_as_it_is():

@@ -41,7 +41,7 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated`, to be given to Flax's `nn.Conv`; differentiable in reverse mode.
 
-    1x1 kernels are one matrix product on every backend; for the others see `convolve`.
+    1x1 kernels are one matrix product on CPU; for the others see `convolve`.
 
     Args:
       lhs: images [b, h, w, c].
@@ -75,7 +75,7 @@ def conv_general_dilated(
     (top, bottom), (left, right) = padding
     down, across = window_strides
     if rhs.shape[:2] == (1, 1) and not any((top, bottom, left, right)):
-        return jnp.matmul(lhs[:, ::down, ::across], rhs[0, 0], precision=others.get("precision"))
+        return _by_channels_once(lhs, rhs, (down, across))
     return _traced_once(lhs, rhs, (down, across), ((top, bottom), (left, right)))
 
 
@@ -89,7 +89,7 @@ def convolve(inputs: jax.Array, kernel: jax.Array, strides: Pair, padding: Paddi
       loop, ten times as slow. So small maps are convolved tap by tap: one product for each position of the kernel, of
       those pixels alone which it meets. Also with stride 2 on maps of up to 4x4;
     - 3x3 kernels with stride 1 go by `_winograd` in float32, where that pays;
-    - a kernel's gradient is the product of patches and output gradients.
+    - a kernel's gradient is the product of patches and output gradients, where it does not go by `_winograd` too.
 
     Args:
       inputs: float [b, h, w, c].
@@ -133,8 +133,26 @@ def _backwards(strides: Pair, padding: Padding, kept: Any, pulls: jax.Array) -> 
 
 
 convolve.defvjp(_forwards, _backwards)
+
+
+def _by_channels(inputs: jax.Array, kernel: jax.Array, strides: Pair) -> jax.Array:
+    """A 1x1 kernel without padding.
+
+    A product on CPU alone: fused with the slice of a stride, it ends XLA's compiler for GPUs (jaxlib 0.11.2,
+    triton_tiling_propagation.cc: "Check failed: subdim_size_accumulator == dim_size"), and the process with it.
+    """
+    down, across = strides
+    return jax.lax.platform_dependent(
+        inputs,
+        kernel,
+        cpu=lambda inputs, kernel: jnp.matmul(inputs[:, ::down, ::across], kernel[0, 0]),
+        default=functools.partial(_xla, strides=strides, padding=((0, 0), (0, 0))),
+    )
+
+
 # Tracing the ways of one convolution takes 10 ms and more, and networks repeat their shapes; XLA inlines the call.
 _traced_once = jax.jit(convolve, static_argnums=(2, 3))
+_by_channels_once = jax.jit(_by_channels, static_argnums=2)
 
 
 def way_of(inputs: tuple[int, ...], kernel: tuple[int, ...], strides: Pair, padding: Padding, dtype: Any) -> Way:
@@ -274,6 +292,8 @@ def _kernel_gradient_on_cpu(
     shape: tuple[int, ...], strides: Pair, padding: Padding, inputs: jax.Array, pulls: jax.Array
 ) -> jax.Array:
     way = way_of(inputs.shape, shape, strides, padding, pulls.dtype)
+    if way == "winograd":
+        return _winograd.kernel_gradient(inputs, pulls)
     if way == "taps":
         kernel = jax.ShapeDtypeStruct(shape, pulls.dtype)
         return jax.linear_transpose(lambda k: _on_cpu(way, strides, padding, inputs, k), kernel)(pulls)[0]

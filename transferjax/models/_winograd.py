@@ -85,10 +85,35 @@ def convolve(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     return fold(add, jnp.zeros((b, h, w, o), inputs.dtype), b, size=size)
 
 
-def _by_tiles(inputs: jax.Array, points: jax.Array) -> jax.Array:
-    """Returns the convolution of some images with a kernel as `transformed` gives it."""
+def kernel_gradient(inputs: jax.Array, pulls: jax.Array) -> jax.Array:
+    """Returns the gradient of `convolve` at its kernel: its transpose, with a quarter of the multiplications too.
+
+    Args:
+      inputs: float [b, h, w, c].
+      pulls: float [b, h, w, o], the gradient at its outputs.
+
+    Returns:
+      float [3, 3, c, o].
+    """
     b, h, w, c = inputs.shape
-    o = points.shape[2]
+    o = pulls.shape[3]
+    tiles = _POINTS**2 * -(-h // TILE) * -(-w // TILE)
+
+    def add(total: jax.Array, rows: Rows) -> jax.Array:
+        fresh = jnp.where(rows.new.reshape(-1, 1, 1, 1), rows.take(pulls), 0)
+        left, right = _of_inputs(rows.take(inputs)), _of_pulls(fresh)
+        return total + jnp.einsum("ptc,pto->pco", left, right, precision="highest")
+
+    start = jnp.zeros((_POINTS**2, c, o), pulls.dtype)
+    found = fold(add, start, b, size=_ELEMENTS // (tiles * max(c, o)))
+    found = found.reshape(_POINTS, _POINTS, c, o)
+    columns = _combined(_OF_KERNEL.T, list(found))  # [3 columns, 6 rows, c, o]
+    return _combined(_OF_KERNEL.T, [columns[:, i] for i in range(_POINTS)])
+
+
+def _of_inputs(inputs: jax.Array) -> jax.Array:
+    """Returns the tiles of inputs [b, h, w, c], transformed: [36, tiles, c], columns before rows."""
+    b, h, w, c = inputs.shape
     down, across = -(-h // TILE), -(-w // TILE)
     padded = jnp.pad(inputs, ((0, 0), (1, down * TILE + 1 - h), (1, across * TILE + 1 - w), (0, 0)))
 
@@ -97,8 +122,26 @@ def _by_tiles(inputs: jax.Array, points: jax.Array) -> jax.Array:
     rows = jax.lax.optimization_barrier(rows)  # [6, b, down, w', c]
     columns = [rows[:, :, :, j : j + TILE * (across - 1) + 1 : TILE] for j in range(_POINTS)]
     tiles = jax.lax.optimization_barrier(_combined(_OF_INPUTS, columns))  # [6 columns, 6 rows, b, down, across, c]
+    return tiles.reshape(_POINTS**2, b * down * across, c)
 
-    products = jnp.matmul(tiles.reshape(_POINTS**2, b * down * across, c), points, precision="highest")
+
+def _of_pulls(pulls: jax.Array) -> jax.Array:
+    """Returns the tiles of output gradients [b, h, w, o], transformed as by the transpose of the way back."""
+    b, h, w, o = pulls.shape
+    down, across = -(-h // TILE), -(-w // TILE)
+    padded = jnp.pad(pulls, ((0, 0), (0, down * TILE - h), (0, across * TILE - w), (0, 0)))
+    rows = _combined(_BACK.T, [padded[:, i::TILE] for i in range(TILE)])
+    rows = jax.lax.optimization_barrier(rows)  # [6, b, down, w', o]
+    columns = _combined(_BACK.T, [rows[:, :, :, j::TILE] for j in range(TILE)])
+    return jax.lax.optimization_barrier(columns).reshape(_POINTS**2, b * down * across, o)
+
+
+def _by_tiles(inputs: jax.Array, points: jax.Array) -> jax.Array:
+    """Returns the convolution of some images with a kernel as `transformed` gives it."""
+    b, h, w, _ = inputs.shape
+    o = points.shape[2]
+    down, across = -(-h // TILE), -(-w // TILE)
+    products = jnp.matmul(_of_inputs(inputs), points, precision="highest")
     products = products.reshape(_POINTS, _POINTS, b, down, across, o)
     rows = _combined(_BACK, [products[:, i] for i in range(_POINTS)])  # [4 rows, 6 columns, b, down, across, o]
     rows = jax.lax.optimization_barrier(rows)

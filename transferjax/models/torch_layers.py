@@ -5,7 +5,9 @@ Modules carry torchvision's names, dots included, so that a path of Flax's is a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,49 @@ def conv(
     )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def batch_normalised(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises by the batch's own statistics. No gradient goes through the statistics that are returned.
+
+    Differentiated by hand, it goes backwards through the batch three times, automatically some five times.
+
+    Args:
+      x: float [..., c].
+      scale: [c].
+      bias: [c].
+      epsilon: added to the variance.
+
+    Returns:
+      What is normalised, [..., c], and over all axes but the last the mean and the biased variance, [c].
+    """
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    var = jnp.mean(jnp.square(x - mean), axes)
+    return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
+
+
+def _normalised_forwards(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[Any, Any]:
+    found = batch_normalised(x, scale, bias, epsilon)
+    _, mean, var = found
+    return found, (x, mean, jax.lax.rsqrt(var + epsilon), scale, bias)
+
+
+def _normalised_backwards(epsilon: float, kept: Any, pulls: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, mean, inverse, scale, bias = kept
+    pull, axes = pulls[0], tuple(range(x.ndim - 1))
+    count = x.size // x.shape[-1]
+    centred = x - mean
+    of_bias = jnp.sum(pull, axes)
+    along = jnp.sum(pull * centred, axes) * inverse
+    of_x = (pull - of_bias / count - centred * (along * inverse / count)) * (scale * inverse)
+    return of_x.astype(x.dtype), along.astype(scale.dtype), of_bias.astype(bias.dtype)
+
+
+batch_normalised.defvjp(_normalised_forwards, _normalised_backwards)
+
+
 class BatchNorm(nn.Module):
     """PyTorch's: unlike Flax's, the running variance takes the batch's unbiased one.
 
@@ -76,17 +121,16 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         scale = self.param("scale", nn.initializers.ones, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
-        mean, var = running_mean.value, running_var.value
-        if self.train:
-            axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(x, axes)
-            var = jnp.mean(jnp.square(x - mean), axes)
-            if not self.is_initializing():
-                count = x.size // x.shape[-1]
-                unbiased = var * (count / max(count - 1, 1))
-                running_mean.value += self.momentum * (mean - running_mean.value)
-                running_var.value += self.momentum * (unbiased - running_var.value)
-        return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        if not self.train:
+            mean, var = running_mean.value, running_var.value
+            return (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        normalised, mean, var = batch_normalised(x, scale, bias, self.epsilon)
+        if not self.is_initializing():
+            count = x.size // x.shape[-1]
+            unbiased = var * (count / max(count - 1, 1))
+            running_mean.value += self.momentum * (mean - running_mean.value)
+            running_var.value += self.momentum * (unbiased - running_var.value)
+        return normalised
 
 
 def conv_norm(
