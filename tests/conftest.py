@@ -64,6 +64,8 @@ def rounded_products(exported):
     return [product for product in products if "xf32>" in product and "HIGHEST" not in product]
 
 
+# Compiles large networks in half the time, where a test runs them once: programs are slower, their values the same.
+QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 SHORT = "short_resnet"
 
 

@@ -13,6 +13,7 @@ from flax import traverse_util
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import QUICK
 from tests.gradients import networks
 from transferjax import InputError, gradients
 from transferjax._patches import Geometry, example_gradients, squared_norms
@@ -31,7 +32,7 @@ def batch_gradients(module, variables, images, paths, loss):
     def of(params):
         return loss(module.apply({**variables, "params": params}, images).features, LABELS)
 
-    found = traverse_util.flatten_dict(jax.jit(jax.grad(of))(variables["params"]))
+    found = traverse_util.flatten_dict(jax.jit(jax.grad(of), compiler_options=QUICK)(variables["params"]))
     return [found[path] for path in paths]
 
 
@@ -56,9 +57,8 @@ def test_is_the_definition_and_adds_up_to_the_batch_s(network, loss):
     with jax.enable_x64(True):
         module, variables, images = getattr(networks, network)()
         chosen = losses(9 if network == "mixed" else 16)[loss]
-        defined = jax.jit(functools.partial(gradients.example_gradients, module, paths=paths, loss=chosen))(
-            variables, images, LABELS
-        )
+        by_definition = functools.partial(gradients.example_gradients, module, paths=paths, loss=chosen)
+        defined = jax.jit(by_definition, compiler_options=QUICK)(variables, images, LABELS)
         whole = batch_gradients(module, variables, images, paths, chosen)
         for micro_batch in (None, 4):
             fast = jax.jit(
@@ -70,7 +70,8 @@ def test_is_the_definition_and_adds_up_to_the_batch_s(network, loss):
                     wanted=ALL,
                     num_classes=3,
                     micro_batch=micro_batch,
-                )
+                ),
+                compiler_options=QUICK,
             )
             found = fast(variables, images, LABELS)
             for index, path in enumerate(paths):
@@ -100,12 +101,15 @@ def test_is_the_definition_and_adds_up_to_the_batch_s(network, loss):
 def test_norms_in_float32(network):
     paths = MIXED if network == "mixed" else RESNET[:2]
     module, variables, images = getattr(networks, network)(dtype=np.float32)
-    narrow = kernel_gradients(module, variables, images, LABELS, paths=paths, wanted=("norms", "batch"))
+    fast = jax.jit(
+        functools.partial(kernel_gradients, module, paths=paths, wanted=("norms", "batch")), compiler_options=QUICK
+    )
+    narrow = fast(variables, images, LABELS)
     with jax.enable_x64(True):
         wide = [
             jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), part) for part in (variables, images)
         ]
-        exact = np.asarray(kernel_gradients(module, *wide, LABELS, paths=paths, wanted=("norms", "batch")).norms)
+        exact = np.asarray(fast(*wide, LABELS).norms)
         whole = [np.asarray(part) for part in batch_gradients(module, *wide, paths, gradients.triplet_loss)]
     np.testing.assert_allclose(narrow.norms, exact, rtol=1e-4, atol=1e-4 * float(exact.max()))
     for found, expected in zip(narrow.batch, whole, strict=True):

@@ -124,7 +124,7 @@ def _columns(scatter: Scatter, vectors: jax.Array, dtype: jnp.dtype) -> jax.Arra
 
 def _fold(step: Callable[[jax.Array, jax.Array, int], jax.Array], start: jax.Array, n: int, r: int) -> jax.Array:
     """Folds step(state, first example, how many) over chunks of n examples; the last chunk reaches back."""
-    size = _linalg.chunk_size(n, 4 * r)
+    size = _linalg.chunk_size(n, 16 * r)
     chunks = -(-n // size)
 
     def body(index: jax.Array, state: jax.Array) -> jax.Array:
