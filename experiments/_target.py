@@ -16,9 +16,7 @@ TARGET = flags.DEFINE_string(
     "folder of class folders, or a table (.csv, .tsv, .parquet) of image files.",
 )
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Height and width to bring the target's images to.")
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where TFDS keeps data sets. Default: its own, ~/tensorflow_datasets."
-)
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where TFDS keeps data sets. Default: its own, ~/tensorflow_datasets.")
 _SKIP = flags.DEFINE_bool("skip_unreadable", False, "Leave out files that cannot be read, and say which.")
 _IMAGE = flags.DEFINE_string("image_column", data.Columns.image, "Of a table: the column of paths.")
 _LABELS = flags.DEFINE_list(
@@ -37,13 +35,13 @@ _AXIS = flags.DEFINE_integer("nifti_axis", 2, "Of NIfTI volumes: 0 for sagittal 
 _STRIDE = flags.DEFINE_integer("nifti_stride", 1, "Of NIfTI volumes: take every so manieth slice.")
 
 
-def load_target(split: str = "train", *, scored: bool | None = None) -> TargetDataset:
-    """Opens a split of the target that the flags tell of; `scored` as for `data.load`."""
+def load_target(split: str = "train", *, target: str | None = None, scored: bool | None = None) -> TargetDataset:
+    """Opens a split of the target that the flags tell of, or of another; `scored` as for `data.load`."""
     return data.load(
-        TARGET.value,
+        TARGET.value if target is None else target,
         split=split,
         image_size=_IMAGE_SIZE.value,
-        data_dir=_DATA_DIR.value,
+        data_dir=DATA_DIR.value,
         columns=_columns(),
         skip_unreadable=_SKIP.value,
         options=data.Options(window=_window(), nifti_axis=_AXIS.value, nifti_stride=_STRIDE.value),
@@ -51,9 +49,9 @@ def load_target(split: str = "train", *, scored: bool | None = None) -> TargetDa
     )
 
 
-def splits() -> tuple[str, ...]:
+def splits(target: str | None = None) -> tuple[str, ...]:
     """Returns which splits the target has."""
-    return data.splits_of(TARGET.value, data_dir=_DATA_DIR.value, columns=_columns())
+    return data.splits_of(TARGET.value if target is None else target, data_dir=DATA_DIR.value, columns=_columns())
 
 
 def counts_text(counts: pd.DataFrame) -> str:

@@ -27,16 +27,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from absl import flags
-from tqdm import tqdm
 
-from experiments import _cli, _target
-from transferjax import data, models
-from transferjax._files import sha256, writable_folder
+from experiments import _cli
+from experiments._progress import Epochs
+from experiments._splits import load_splits
+from transferjax import models
+from transferjax._files import writable_folder
 from transferjax._validate import InputError, fail
-from transferjax.data.folds import train_val_test
 from transferjax.training import FineTuning, Settings, Splits, Where, fine_tuned_source, grids, populations, records
 from transferjax.training.population import OnEpoch
-from transferjax.training.recipes import AUGMENTATIONS, MODES, MONITORS, PRECISIONS
+from transferjax.training.prepare import hash_of
+from transferjax.training.recipes import AUGMENTATIONS, MODES, MONITORS, PRECISIONS, usual_augmentation
 from transferjax.training.tracking import EventFiles, log_to_mlflow
 from transferjax.types import SourceModel, TargetDataset
 
@@ -68,7 +69,7 @@ _MLFLOW = flags.DEFINE_bool("mlflow", False, "Log runs to MLflow (pip install 't
 _MLFLOW_URI = flags.DEFINE_string("mlflow_uri", None, "MLflow's tracking URI. Default: its own.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/finetune", "Where results go.")
 
-_SMALL_IMAGES, _BATCH = 64, 64
+_BATCH = 64
 
 
 def main(_argv: list[str]) -> None:
@@ -77,11 +78,10 @@ def main(_argv: list[str]) -> None:
     source = models.load(_SOURCE.value, folder=_WEIGHTS_DIR.value)
     seeds = _numbers("seeds", _SEEDS.value, least=0)
     sizes, settings = grids.parse(_GRID.value)
-    splits = _splits()
+    splits = load_splits(seed=_SPLIT_SEED.value)
     pair = re.sub(r"[^\w.-]+", "_", f"{source.name}-on-{splits.train.name}")
     folder = writable_folder("workdir", Path(_WORKDIR.value) / pair, files=("runs.parquet", "best.safetensors"))
-    hashes = [data.content_hash(part) for part in (splits.train, splits.val, splits.test)]
-    target_hash = sha256(*(text.encode() for text in hashes))
+    target_hash = hash_of(splits)
     for batch_size in _batch_sizes(sizes, len(splits.train)):
         for seed in seeds:
             recipe = _recipe(splits.train, batch_size, seed)
@@ -144,13 +144,14 @@ class _Watcher:
 
     def __init__(self, folder: Path | None, recipe: FineTuning) -> None:
         self._folder, self._recipe = folder, recipe
-        self._bar: tqdm | None = None
+        self._epochs: Epochs | None = None
         self._events: EventFiles | None = None
 
     def watch(self, members: Sequence[tuple[SourceModel, Settings]]) -> OnEpoch:
         recipe = self._recipe
         name = f"{len(members)} runs, batch {recipe.batch_size}, seed {recipe.data_seed}"
-        self._bar = tqdm(total=recipe.epochs, desc=name, unit="epoch", disable=None)
+        self._epochs = Epochs(name, recipe)
+        self._show = self._epochs.watch(members)
         if self._folder is not None:
             self._events = EventFiles(self._folder, [one for _, one in members], recipe)
         return self._on_epoch
@@ -158,21 +159,17 @@ class _Watcher:
     def _on_epoch(self, epoch: int, history: np.ndarray, running: np.ndarray) -> None:
         if self._events is not None:
             self._events.on_epoch(epoch, history, running)
-        if self._bar is not None:
-            self._bar.update(epoch + 1 - self._bar.n)
-            aucs = history[2][np.isfinite(history[2])]
-            self._bar.set_postfix(running=int(running.sum()), val_auc=f"{aucs.max():.4f}" if len(aucs) else "-")
+        self._show(epoch, history, running)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._epochs is not None:
+            self._epochs.close()
         if self._events is not None:
             self._events.close()
 
 
 def _recipe(train: TargetDataset, batch_size: int, seed: int) -> FineTuning:
-    small = max(train.images.shape[1:3]) < _SMALL_IMAGES
-    augmentation = _AUGMENTATION.value or ("mild" if small else "paper")
+    augmentation = _AUGMENTATION.value or usual_augmentation(*train.images.shape[1:3])
     if _MODE.value == "probe":
         if _AUGMENTATION.value not in (None, "none"):
             raise fail(
@@ -205,29 +202,6 @@ def _numbers(flag: str, texts: Sequence[str], *, least: int) -> list[int]:
     if not texts or not all(text.strip().isdecimal() and int(text) >= least for text in texts):
         raise fail(flag, f"{','.join(texts)!r}", f"Give whole numbers of at least {least}, separated by commas.")
     return list(dict.fromkeys(int(text) for text in texts))
-
-
-def _splits() -> Splits:
-    """Returns the target's splits; those that it does not come with are taken out of its training split."""
-    there = _target.splits()
-    found = {name: data.in_memory(_target.load_target(name)) for name in there}
-    missing = [name for name in ("val", "test") if name not in found]
-    if missing:
-        train = found["train"]
-        parts = train_val_test(
-            train.labels,
-            val_share=0.1 if "val" in missing else 0,
-            test_share=0.2 if "test" in missing else 0,
-            groups=train.groups,
-            rng=np.random.default_rng(_SPLIT_SEED.value),
-        )
-        found |= {name: train.take(getattr(parts, name)) for name in missing}
-        found["train"] = train.take(parts.train)
-        taken = ", ".join(f"{len(found[name])} for {name}" for name in missing)
-        print(
-            f"{train.name} comes without {' and '.join(missing)}: {taken} were taken, --split_seed={_SPLIT_SEED.value}."
-        )
-    return Splits(train=found["train"], val=found["val"], test=found["test"])
 
 
 def _text(table: pd.DataFrame) -> str:

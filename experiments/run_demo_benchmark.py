@@ -4,20 +4,27 @@ From the repository:
 
     python -m experiments.run_demo_benchmark
     python -m experiments.run_demo_benchmark --targets=nuclei,retina --workdir=runs/part
+    python -m experiments.run_demo_benchmark --noreuse
 
 For each target the sources are the single-task networks of the other demo tasks, a network trained on the union of
 these tasks, and an untrained one. Each is fine-tuned with a small grid of settings and several seeds on a few images
 per class; the AUC of a pair is the mean over seeds of that of the run of the best validation AUC. The same images give
-all metrics' scores. Writes auc.csv, scores.csv, runs.csv.gz, and evaluation/. What is done is not done again: an
-interrupted benchmark goes on where it was.
+all metrics' scores. Writes auc.csv, scores.csv, runs.csv.gz, and evaluation/.
+
+The package has sources, runs and scores, and the first command takes them from there: it trains and scores only what is
+of other data, recipes or sources; a change of a metric it does not see. The last one makes everything anew, the
+single-task networks too. What is done in the folder is not done again: an interrupted benchmark goes on where it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,18 +32,26 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import _cli, evaluate_scores
-from transferjax import data, metrics, models
-from transferjax._files import atomic_write, writable_folder
+from experiments._progress import Epochs
+from transferjax import data, metrics, models, published
+from transferjax._files import atomic_write, sha256, writable_folder
 from transferjax._validate import one_of
-from transferjax.data import content_hash
 from transferjax.evaluation import ceiling, static
+from transferjax.models._demo import FOLDER as PACKAGED
 from transferjax.ranking import rank_sources
-from transferjax.training import records
-from transferjax.training.export import fine_tuned_source
-from transferjax.training.finetune import Where, populations
-from transferjax.training.population import OnEpoch
-from transferjax.training.prepare import Splits
-from transferjax.training.recipes import FineTuning, Settings
+from transferjax.training import (
+    PRETRAINING,
+    FineTuning,
+    Pretraining,
+    Settings,
+    Splits,
+    Where,
+    populations,
+    pretrain,
+    records,
+)
+from transferjax.training.prepare import hash_of
+from transferjax.training.pretrain import facts
 from transferjax.types import SourceModel, TargetDataset
 
 MEDICAL = ("histology", "mri_plane", "mri_tissue", "nuclei", "retina")
@@ -51,13 +66,14 @@ SETTINGS = tuple(
     for rate in (0.01, 0.1)
     for seed in range(3)
 )
-# The paper's for the union, in fewer epochs.
-UNION_RECIPE = FineTuning(
-    epochs=30, patience=20, monitor="loss", batch_size=64, dropout=0.0, augmentation="none", schedule="step"
+# The paper's for its union, in fewer epochs, and without augmentation as above.
+PAPER = PRETRAINING["leave_target_out"]
+UNION_RECIPE = dataclasses.replace(
+    PAPER, recipe=dataclasses.replace(PAPER.recipe, epochs=30, batch_size=64, augmentation="none")
 )
-UNION_SETTINGS = Settings(learning_rate=0.1, momentum=0.9, weight_decay=1e-4)
 
 _TARGETS = flags.DEFINE_list("targets", list(MEDICAL), f"From: {', '.join(MEDICAL)}.")
+_REUSE = flags.DEFINE_bool("reuse", True, "Take sources, runs and scores from the package where it has the same.")
 flags.set_default(evaluate_scores.WORKDIR, "runs/demo_benchmark")
 
 
@@ -71,7 +87,9 @@ def main(_argv: list[str]) -> None:
         splits = splits_of(target)
         sources = sources_for(target, workdir / "sources")
         tables.append(fine_tuned(target, splits, sources, workdir))
-        scores.append(scored(target, splits, sources, workdir))
+        keys = sorted(tables[-1]["key"])
+        packaged = set(keys) <= set(packaged_runs()["key"])
+        scores.append(packaged_scores(target) if packaged else scored(target, splits, sources, keys, workdir))
     runs = pd.concat(tables, ignore_index=True)
     table = pd.concat(scores, ignore_index=True)
     auc = auc_table(runs)
@@ -101,29 +119,64 @@ def main(_argv: list[str]) -> None:
 
 def splits_of(target: str) -> Splits:
     """Returns the target's splits, a few training images per class drawn from the first."""
-    train, val, test = (data.load(target, split=name) for name in data.SPLITS)
-    return Splits(train=data.subsample(train, TRAIN_PER_CLASS, rng=np.random.default_rng(0)), val=val, test=test)
+    whole = _splits(target)
+    return dataclasses.replace(whole, train=data.subsample(whole.train, TRAIN_PER_CLASS, rng=np.random.default_rng(0)))
 
 
 def sources_for(target: str, folder: Path) -> list[SourceModel]:
-    """Returns the candidates for a target; trains the union of the other tasks if that has not been done."""
-    singles = [name for name in models.demo_names() if name not in (target, CONTROL)]
-    path = writable_folder("workdir", folder) / f"{UNION}_without_{target}.safetensors"
-    if not path.exists():
-        tasks = [task for task in data.demo_names() if task != target]
-        parts = Splits(**{name: union_of(tasks, name) for name in data.SPLITS})
-        blank = models.load(CONTROL)
-        where = Where(folder=folder / f"{path.stem}_checkpoints", keep=False)
-        with _Epochs(f"union without {target}", UNION_RECIPE) as epochs:
-            ((run,),) = populations(
-                blank, parts, [UNION_SETTINGS], recipe=UNION_RECIPE, where=where, watch=epochs.watch
+    """Returns the candidates for a target; those that are not there yet are trained and written."""
+    singles = [name for name in data.demo_names() if name != target]
+    sources = [made(name, folder, recipe="single", how=PRETRAINING["single"], splits=_splits(name)) for name in singles]
+    parts = Splits(**{name: union_of(singles, name) for name in data.SPLITS})
+    union = made(f"{UNION}_without_{target}", folder, recipe="leave_target_out", how=UNION_RECIPE, splits=parts)
+    return [*sources, dataclasses.replace(union, name=UNION), models.load(CONTROL)]
+
+
+def made(name: str, folder: Path, *, recipe: str, how: Pretraining, splits: Splits) -> SourceModel:
+    """Returns a source: the package's, or the folder's, or trained and written there, in half precision.
+
+    Args:
+      name: of its file, without the suffix.
+      folder: of sources, and of sources.json, which tells what they were made of.
+      recipe: name of it.
+      how: it is trained.
+      splits: what it is trained on.
+    """
+    control = models.load(CONTROL)  # of the architecture of all
+    wanted = {"architecture": control.architecture, "options": dict(control.options), **facts(recipe, how, splits)}
+    if _REUSE.value and wanted.items() <= packaged_sources().get(name, {}).items():
+        return models.load(PACKAGED / f"{name}.safetensors")
+    path, entries = writable_folder("workdir", folder) / f"{name}.safetensors", folder / "sources.json"
+    there = json.loads(entries.read_text()) if entries.exists() else {}
+    if there.get(name) != wanted or not path.exists():
+        checkpoints = folder / f"{name}_checkpoints"
+        with Epochs(name, how.recipe) as epochs:
+            found, _ = pretrain(
+                control.architecture,
+                splits,
+                how=how,
+                options=control.options,
+                where=Where(folder=checkpoints),
+                watch=epochs.watch,
             )
-        found = fine_tuned_source(blank, run, parts.train.class_names)
-        count = len(parts.train)
-        found = dataclasses.replace(found, head="sigmoid", num_train_examples=count, origin=f"union without {target}")
-        models.save(path, found)
-    union = dataclasses.replace(models.load(path), name=UNION)
-    return [*(models.load(name) for name in singles), union, models.load(CONTROL)]
+        models.save(path, found, dtype=np.float16)
+        with atomic_write(entries) as temporary:
+            temporary.write_text(json.dumps(there | {name: wanted}, indent=1) + "\n")
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return models.load(path)
+
+
+def packaged_sources() -> dict[str, Any]:
+    """Returns what the package's sources were made of, by the names of their files."""
+    found: dict[str, Any] = {}
+    for name in ("manifest.json", "unions.json"):
+        if (PACKAGED / name).exists():
+            found |= json.loads((PACKAGED / name).read_text())
+    return found
+
+
+def _splits(task: str) -> Splits:
+    return Splits(**{name: data.load(task, split=name) for name in data.SPLITS})
 
 
 def union_of(tasks: list[str], split: str) -> TargetDataset:
@@ -142,53 +195,53 @@ def union_of(tasks: list[str], split: str) -> TargetDataset:
 def fine_tuned(target: str, splits: Splits, sources: list[SourceModel], workdir: Path) -> pd.DataFrame:
     """Returns the runs of a target, those that were not there computed and written first."""
     path = writable_folder("workdir", workdir / "runs") / f"{target}.parquet"
-    hashes = ",".join(content_hash(part) for part in (splits.train, splits.val, splits.test))
+    target_hash = hash_of(splits)
     keys = {
-        (source.name, settings): records.key_of(source, hashes, RECIPE, settings)
+        (source.name, settings): records.key_of(source, target_hash, RECIPE, settings)
         for source in sources
         for settings in SETTINGS
     }
-    table = records.read(path)
+    known = packaged_runs()
+    table = _joined(records.read(path), known)
     missing = [source for source in sources if not {keys[source.name, one] for one in SETTINGS} <= set(table["key"])]
     where = Where(folder=workdir / "checkpoints" / target, keep=False)
     if missing:
-        with _Epochs(f"runs on {target}", RECIPE) as epochs:
+        with Epochs(f"runs on {target}", RECIPE) as epochs:
             for runs in populations(missing, splits, SETTINGS, recipe=RECIPE, where=where, watch=epochs.watch):
                 of_runs = [keys[run.source, run.settings] for run in runs]
                 rows = records.rows_of(runs, target=target, scenario=SCENARIO, recipe=RECIPE, keys=of_runs)
-                table = records.append(path, rows)
+                records.append(path, rows)
+    table = _joined(records.read(path), known)
     return table[table["key"].isin(keys.values())]
 
 
-class _Epochs:
-    """A progress bar over the epochs of each population."""
-
-    def __init__(self, name: str, recipe: FineTuning) -> None:
-        self._bar = tqdm(total=recipe.epochs, desc=name, unit="epoch", disable=None, leave=False)
-
-    def __enter__(self) -> _Epochs:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def watch(self, members: Sequence[tuple[SourceModel, Settings]]) -> OnEpoch:
-        self._bar.reset()
-        self._bar.set_postfix(runs=len(members))
-        return self._on_epoch
-
-    def _on_epoch(self, epoch: int, history: np.ndarray, running: np.ndarray) -> None:
-        del history
-        self._bar.update(epoch + 1 - self._bar.n)
-        self._bar.set_postfix(running=int(running.sum()))
+def packaged_runs() -> pd.DataFrame:
+    """Returns the package's runs; none if they are not to be used."""
+    runs = published.load_demo().runs
+    return runs if _REUSE.value else runs[:0]
 
 
-def scored(target: str, splits: Splits, sources: list[SourceModel], workdir: Path) -> pd.DataFrame:
-    """Returns the scores of all metrics that the sources and the target allow; written, to be read the next time."""
-    path = writable_folder("workdir", workdir / "scores") / f"{target}.csv"
+def _joined(own: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
+    """Returns own runs, and known ones besides."""
+    others = known[~known["key"].isin(own["key"])]
+    return pd.concat([part for part in (own, others) if len(part)] or [own], ignore_index=True)
+
+
+def scored(target: str, splits: Splits, sources: list[SourceModel], keys: Sequence[str], workdir: Path) -> pd.DataFrame:
+    """Returns the scores of all metrics that the sources and the target allow; written, to be read the next time.
+
+    Args:
+      target: its name.
+      splits: of it; the training images are scored.
+      sources: the candidates.
+      keys: of their runs: other ones, other scores.
+      workdir: where scores and features go.
+    """
+    names = [*metrics.OVER_CANDIDATES, *metrics.names()]
+    of = sha256(*(text.encode() for text in (*keys, *names)))[:8]
+    path = writable_folder("workdir", workdir / "scores") / f"{target}-{of}.csv"
     if path.exists():
         return pd.read_csv(path)
-    names = [*metrics.OVER_CANDIDATES, *metrics.names()]
     table = rank_sources(
         sources,
         splits.train,
@@ -200,6 +253,12 @@ def scored(target: str, splits: Splits, sources: list[SourceModel], workdir: Pat
     found = table.rows.assign(target=target)
     _write(found, path)
     return pd.read_csv(path)
+
+
+def packaged_scores(target: str) -> pd.DataFrame:
+    """Returns the package's scores of the same sources on the same images, by the metrics as they were then."""
+    table = published.load_demo().scores
+    return table[table["target"] == target]
 
 
 def auc_table(runs: pd.DataFrame) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LEVELS = [
-    {"_compile", "_lazy", "_threads", "_validate"},
+    {"_compile", "_lazy", "_threads", "_validate", "_version"},
     {"_files", "_prefetch", "_sets", "types"},
     {"_download", "_groups", "_linalg", "_mixture", "_patches"},
     {"_pca"},

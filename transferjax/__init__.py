@@ -5,9 +5,8 @@ table = transferjax.rank_sources(["photos", "digits", "retina"], "mri_tissue")
 print(table.wide())
 """
 
-__version__ = "0.1.0"
-
 from transferjax._validate import InputError
+from transferjax._version import __version__
 from transferjax.ranking import rank_sources
 from transferjax.types import ScoreTable, SourceModel, TargetDataset, TransferPair
 

@@ -151,7 +151,8 @@ def measure(size: Size, names: tuple[str, ...], peer: Peer | None, seconds: floa
         return {"problem": str(error)}
     give_back()
     seen = rows_seen(pair, names, key) if len(names) == 1 else pair
-    data = Data(np.asarray(seen.features), np.asarray(seen.labels), np.asarray(seen.logits), size.c)
+    logits = np.empty((len(seen.labels), 0)) if seen.logits is None else np.asarray(seen.logits)
+    data = Data(np.asarray(seen.features), np.asarray(seen.labels), logits, size.c)
     theirs = functools.partial(peer.values, data) if peer else None
     found: dict[str, Any] = {"values": values, "examples": len(data.labels)}
     costs: list[tuple[float, ...]] = []

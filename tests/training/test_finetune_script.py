@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import subprocess
@@ -12,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 
-from tests.training import tiny
+from tests.training import scripts, tiny
 from transferjax import models
 from transferjax._validate import InputError
 from transferjax.training import records
@@ -25,24 +23,8 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def script():
-    """The script, without the flags of those that other tests have imported: several have the same names."""
-    others = {
-        flag.name: flag
-        for module, defined in flags.FLAGS.flags_by_module_dict().items()
-        if module.startswith("experiments.") and module != "experiments._target"
-        for flag in defined
-    }
-    for name in others:
-        delattr(flags.FLAGS, name)
-    module = importlib.import_module("experiments.finetune")
-    own = [flag.name for flag in flags.FLAGS.flags_by_module_dict()["experiments.finetune"]]
-    flags.FLAGS(["test"])
-    yield module
-    for name in own:
-        delattr(flags.FLAGS, name)
-    del sys.modules["experiments.finetune"]
-    for name, flag in others.items():
-        flags.FLAGS[name] = flag
+    with scripts.alone("experiments.finetune") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

@@ -199,7 +199,7 @@ def test_a_fine_tuned_network_is_a_source(tmp_path):
     from transferjax.evaluation.classification import evaluate
     from transferjax.training import predict
 
-    probabilities = predict(again.module, again.variables, data.test, normalization=again.normalization)
+    probabilities = predict(again, data.test)
     assert evaluate(probabilities, data.test.labels, "binary").auc == pytest.approx(found.test_auc, abs=1e-6)
     probe = dataclasses.replace(RECIPE, mode="probe")
     (found,) = fine_tune(source, data, [Settings(learning_rate=0.05)], recipe=probe)

@@ -14,7 +14,7 @@ import pytest
 from flax import traverse_util
 from jax import export
 
-from tests.conftest import SHORT
+from tests.conftest import SHORT, rounded_products
 from tests.training import tiny
 from transferjax import models
 from transferjax.data.augment import SMALL
@@ -152,7 +152,7 @@ def test_half_precision_keeps_parameters_and_statistics_whole():
     data = tiny.target(16)
     found = {}
     for half in (False, True):
-        design = Design(module=module, trains_network=True, bfloat16=half)
+        design = Design(module=module, trains_network=True, precision="bfloat16" if half else "float32")
         hyper = hyperparameters(Settings(learning_rate=0.1))
         arguments = (
             fresh_state(params, batch_stats, hyper), hyper, 1.0, None, data.images, data.labels, source.normalization,
@@ -167,6 +167,20 @@ def test_half_precision_keeps_parameters_and_statistics_whole():
     assert found[True][0] != found[False][0]
     for a, b in zip(*(jax.tree.leaves(found[half][1].batch_stats) for half in (True, False)), strict=True):
         np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tensorfloat32"])
+def test_only_who_asks_for_it_gets_rounded_products_on_a_gpu(precision):
+    source, module, params, batch_stats = prepared()
+    design = Design(module=module, trains_network=True, precision=precision)
+    hyper = hyperparameters(Settings(learning_rate=0.1))
+    program = jax.jit(functools.partial(step.train_step, design=design))
+    images, labels = jax.ShapeDtypeStruct((4, 28, 28, 3), np.uint8), jax.ShapeDtypeStruct((4,), np.int32)
+    exported = export.export(program, platforms=["cuda"])(
+        fresh_state(params, batch_stats, hyper), hyper, 1.0, None, images, labels, source.normalization,
+        jax.random.key(0),
+    )  # fmt: skip
+    assert bool(rounded_products(exported)) == (precision == "tensorfloat32")
 
 
 def test_dropout_is_of_the_features_and_by_the_key():
@@ -200,7 +214,7 @@ def test_a_network_s_own_dropout_of_features_makes_way_for_ours(name, has_own):
 @pytest.mark.parametrize("together", [False, True])
 def test_the_programs_lower_for(platform, together):
     source, module, params, batch_stats = prepared(num_classes=3)
-    design = Design(module=module, trains_network=True, dropout=0.5, bfloat16=together)
+    design = Design(module=module, trains_network=True, dropout=0.5, precision="bfloat16" if together else "float32")
     progress = population.start([(params, batch_stats, Settings(learning_rate=0.1))] * 2, epochs=1)
     states, hyper = progress.states, progress.hyper
     if not together:
@@ -212,11 +226,14 @@ def test_the_programs_lower_for(platform, together):
     running = (flags,) if together else ()
     train = groups._train_together if together else step.train_block
     train = functools.partial(train, design=design, accumulate=2)
-    assert export.export(jax.jit(train), platforms=[platform])(states, hyper, *running, *told).platforms == (platform,)
+    exported = export.export(jax.jit(train), platforms=[platform])(states, hyper, *running, *told)
+    assert exported.platforms == (platform,)
+    assert rounded_products(exported) == []
     predict = functools.partial(groups._predict_together if together else step.predict_block, design=design)
     arguments = (states.params, states.batch_stats, None, images, source.normalization)
     exported = export.export(jax.jit(predict), platforms=[platform])(*arguments)
     assert exported.platforms == (platform,)
+    assert rounded_products(exported) == []
     judge = groups._judge_together if together else step.judge
     assert export.export(jax.jit(judge), platforms=[platform])(
         exported.out_avals[0], jax.ShapeDtypeStruct((8,), np.int32)

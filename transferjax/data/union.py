@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -160,7 +161,7 @@ def union(datasets: Mapping[str, TargetDataset], *, target: str | None = None) -
             raise fail("datasets", found, "Open all of them with one size.")
     return TargetDataset(
         name="medmnist" if target is None else f"medmnist-without-{target}",
-        images=_joined([datasets[name].images for name in space.columns]),
+        images=_Joined([datasets[name].images for name in space.columns]),
         labels=np.concatenate([multi_hot(space, name, datasets[name].labels) for name in space.columns]),
         class_names=space.names,
         task="multilabel",
@@ -176,25 +177,47 @@ def _medmnist_classes(dataset: str, class_names: tuple[str, ...]) -> None:
         raise fail(f"{dataset}, class_names", found, f"Give MedMNIST's {len(known)}, in its order.")
 
 
-def _joined(parts: list[np.ndarray | LazyImages]) -> LazyImages:
-    """Returns images of several arrays or lazy images as one."""
-    ends = np.cumsum([len(part) for part in parts])
-    singles = [_singly(part) for part in parts]
+class _Joined(LazyImages):
+    """Images of several data sets as one. Those of one set that are asked for together are read together.
 
-    def find(number: int) -> tuple[int, int]:
-        place = int(np.searchsorted(ends, number, side="right"))
-        return place, number - int(ends[place]) + len(parts[place])
+    From TFDS's files that takes a sixth of the time.
+    """
 
-    def read(number: int) -> np.ndarray:
-        place, row = find(number)
-        return singles[place][0](row)
+    def __init__(self, parts: list[np.ndarray | LazyImages], rows: np.ndarray | None = None) -> None:
+        self._parts = parts
+        sizes = np.array([len(part) for part in parts])
+        self._ends = np.cumsum(sizes)
+        self._starts = self._ends - sizes
+        singles = [_singly(part) for part in parts]
 
-    def fingerprint(number: int) -> bytes:
-        place, row = find(number)
-        return singles[place][1](row)
+        def read(number: int) -> np.ndarray:
+            place, row = self._find(number)
+            return singles[place][0](int(row))
 
-    height, width = parts[0].shape[1:3]
-    return LazyImages(read, rows=np.arange(ends[-1]), size=(height, width), fingerprint=fingerprint)
+        def fingerprint(number: int) -> bytes:
+            place, row = self._find(number)
+            return singles[place][1](int(row))
+
+        height, width = parts[0].shape[1:3]
+        rows = np.arange(self._ends[-1]) if rows is None else rows
+        super().__init__(read, rows=rows, size=(height, width), fingerprint=fingerprint)
+
+    def take(self, rows: slice | np.ndarray) -> _Joined:
+        """Returns the images of these rows, unread."""
+        return _Joined(self._parts, self._rows[rows])
+
+    def _find(self, numbers: Any) -> tuple[Any, Any]:
+        """Returns of which parts images are, and their rows there."""
+        places = np.searchsorted(self._ends, numbers, side="right")
+        return places, numbers - self._starts[places]
+
+    def _filled(self, numbers: np.ndarray) -> np.ndarray:
+        images = np.empty((len(numbers), *self.shape[1:]), np.uint8)
+        places, rows = self._find(numbers)
+        for place in np.unique(places):
+            of_part = places == place
+            images[of_part] = self._parts[place][rows[of_part]]
+        return images
 
 
 def _singly(part: np.ndarray | LazyImages) -> tuple[Callable[[int], np.ndarray], Callable[[int], bytes]]:

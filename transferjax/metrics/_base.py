@@ -143,7 +143,9 @@ class Metric:
         labels = view.pair.labels
         if self.max_examples is None or len(labels) <= self.max_examples:
             return view
-        return View(view.pair.take(stratified_subsample(np.asarray(labels), self.max_examples, rng)))
+        rows = stratified_subsample(np.asarray(labels), self.max_examples, rng)
+        needed = view.pair if "logits" in self.inputs else dataclasses.replace(view.pair, logits=None)
+        return View(needed.take(rows))
 
 
 def stratified_subsample(labels: np.ndarray, size: int, rng: jax.Array) -> np.ndarray:

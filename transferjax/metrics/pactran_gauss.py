@@ -15,8 +15,7 @@ from transferjax.metrics._base import Metric, output_dtype
 
 LDA_FACTOR = 0.1
 S2_FACTOR = 1.0
-# The authors take 8000 at most.
-MAX_EXAMPLES = 10_000
+MAX_EXAMPLES = 8_000  # as the authors take
 # Of the loss: half of it is what the last step is expected to gain. What is left to gain is about a hundredth of
 # that, or less.
 _TOLERANCE = 2e-6
@@ -182,7 +181,7 @@ def _fit(columns: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax
     n, r = columns.shape[1], columns.shape[0] - 1
     squares = jnp.append(spectrum / n, 1)
     penalties = jnp.append(jnp.full(r, penalty), 0)
-    targets = jax.nn.one_hot(labels, len(counts), dtype=jnp.float64, axis=0)
+    sums = _along_examples(jax.nn.one_hot(labels, len(counts), dtype=jnp.float64, axis=0), columns)  # of the classes
 
     def loss_of(weights: jax.Array, logits: jax.Array) -> jax.Array:
         own = jnp.take_along_axis(logits, labels[None], axis=0)[0]
@@ -190,7 +189,7 @@ def _fit(columns: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax
 
     def step(fit: _Fit) -> _Fit:
         shares = jax.nn.softmax(fit.logits, axis=0)
-        gradient = _along_examples(shares - targets, columns) / n + penalties * fit.weights
+        gradient = (_along_examples(shares, columns) - sums) / n + penalties * fit.weights
         spread = jnp.mean(shares * (1 - shares), axis=1, keepdims=True)
         diagonal = squares * jnp.maximum(spread, 1e-10) + penalties
         inverse = _inverse_of_first(columns, shares, diagonal, penalties)
@@ -210,7 +209,7 @@ def _fit(columns: jax.Array, labels: jax.Array, spectrum: jax.Array, counts: jax
 
     # the best without features: -inf for a class without examples, whose bias no penalty would hold
     biases = jnp.where(counts > 0, jnp.log(jnp.maximum(counts, 1) / n), -jnp.inf)[:, None]
-    weights, logits = jnp.zeros((len(counts), r + 1), jnp.float64), jnp.broadcast_to(biases, targets.shape)
+    weights, logits = jnp.zeros((len(counts), r + 1), jnp.float64), jnp.broadcast_to(biases, (len(counts), n))
     start = _Fit(weights, logits, loss_of(weights, logits), jnp.float64(jnp.inf), jnp.int32(0))
     return jax.lax.while_loop(
         lambda fit: (fit.decrement > _TOLERANCE * fit.loss) & (fit.steps < _MAX_STEPS), step, start

@@ -33,6 +33,16 @@ _RUN_TYPES: dict[str, str] = {
     **dict.fromkeys(("learning_rate", "momentum", "weight_decay", "last_epoch"), "float64"),
     **dict.fromkeys(("val_loss", "val_auc", "val_acc", "test_loss", "test_auc", "test_acc"), "float64"),
 }
+_DEMO_RUN_TYPES = {
+    **_RUN_TYPES,
+    "seed": "int64",
+    "data_seed": "int64",
+    "mode": "str",
+    "status": "str",
+    "best_epoch": "float64",
+    "seconds": "float64",
+    **dict.fromkeys(("recipe", "key", "versions", "device"), "str"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,19 +102,22 @@ class DemoStudy:
       test_auc: columns `source, target` (str), `test_auc` (float64, 0..1: mean over seeds of the run of the best
         validation AUC), `std_over_seeds` (float64), `seeds` (int64).
       scores: columns `source, target, metric` (str), `score` (float64), of the images that were trained on.
+      runs: all fine-tuning runs, the columns of `transferjax.training.records.COLUMNS`.
     """
 
     test_auc: pd.DataFrame
     scores: pd.DataFrame
+    runs: pd.DataFrame
 
 
 def load_demo() -> DemoStudy:
-    """Returns the measured AUCs and the scores of the demo benchmark."""
+    """Returns the measured AUCs, the runs and the scores of the demo benchmark."""
     keys = {"source": "str", "target": "str"}
     auc = {**keys, "test_auc": "float64", "std_over_seeds": "float64", "seeds": "int64"}
     return DemoStudy(
         test_auc=_read("demo_test_auc.csv", auc),
         scores=_read("demo_scores.csv", {**keys, "metric": "str", "score": "float64"}),
+        runs=_read("demo_runs.csv.gz", _DEMO_RUN_TYPES).astype({"last_epoch": "Int64", "best_epoch": "Int64"}),
     )
 
 

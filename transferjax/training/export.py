@@ -8,9 +8,14 @@ from flax import linen as nn
 from flax import traverse_util
 
 from transferjax._validate import fail
-from transferjax.models import get, headless, make_source
+from transferjax.models import ModelSpec, get, headless, make_source
 from transferjax.training.finetune import Run
 from transferjax.types import SourceModel
+
+
+def has_linear_head(spec: ModelSpec) -> bool:
+    """Returns whether the head that is trained can take the place of an architecture's own."""
+    return spec.head is nn.Dense and spec.logits_path in (None, spec.head_path)
 
 
 def fine_tuned_source(source: SourceModel, found: Run, class_names: Sequence[str]) -> SourceModel:
@@ -27,7 +32,7 @@ def fine_tuned_source(source: SourceModel, found: Run, class_names: Sequence[str
     spec = get(source.architecture)
     if found.variables is None:
         raise fail("run", f"of {source.name} failed", "Take another run.")
-    if spec.head is not nn.Dense or spec.logits_path not in (None, spec.head_path):
+    if not has_linear_head(spec):
         raise fail("source", f"{source.architecture} has a head of several layers", "Keep the run's variables instead.")
     _, variables = headless(source)
     params = found.variables["params"].get("network", variables["params"])

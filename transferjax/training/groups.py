@@ -1,7 +1,8 @@
 """Members of a population on the device: together, or one after the other.
 
 - `Together`: every array has the members along its first axis, and programs are vmapped. On accelerators, where small
-  networks leave most of the device idle and kernels are launched once for all.
+  networks leave most of the device idle and kernels are launched once for all: on an H200, eight members of ResNet-18
+  with 16 channels took .76 of the time of single runs, compilation, which is most of it, included.
 - `Singly`: one program for one member, called for each of them. On a CPU, where XLA makes grouped convolutions of
   kernels that differ from member to member: steps of eight members of ResNet-18 with 16 channels took 1.6 times as long
   as one after the other, whole runs, compilation included, 1.1 times (`experiments/benchmark.py --suite=population`).

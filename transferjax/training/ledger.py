@@ -18,7 +18,7 @@ class Ledger:
 
     Attributes:
       status: int32 [m], see `RUNNING`.
-      best_value: float32 [m], the best monitored value so far: bigger is better.
+      best_value: float64 [m], the best monitored value so far: bigger is better.
       best_epoch: int32 [m], when that was, 0 being the first epoch; -1 before it.
       last_epoch: int32 [m], the last one that each has had, likewise.
     """
@@ -38,7 +38,7 @@ def fresh_ledger(members: int) -> Ledger:
     """Returns the ledger before the first epoch."""
     return Ledger(
         status=np.full(members, RUNNING, np.int32),
-        best_value=np.full(members, -np.inf, np.float32),
+        best_value=np.full(members, -np.inf, np.float64),
         best_epoch=np.full(members, -1, np.int32),
         last_epoch=np.full(members, -1, np.int32),
     )
@@ -66,7 +66,7 @@ def close_epoch(
     after = np.where(fine, np.where(epoch - best_epoch >= patience, STOPPED, RUNNING), FAILED)
     closed = Ledger(
         status=np.where(running, after, ledger.status).astype(np.int32),
-        best_value=np.where(improved, value, ledger.best_value).astype(np.float32),
+        best_value=np.where(improved, value, ledger.best_value).astype(np.float64),
         best_epoch=best_epoch,
         last_epoch=np.where(running, epoch, ledger.last_epoch).astype(np.int32),
     )

@@ -29,13 +29,13 @@ class Design:
       trains_network: whether its parameters are trained, with BatchNorm normalising by the batch; else it is in
         inference mode and its variables are given beside the state, `frozen`.
       dropout: of features.
-      bfloat16: whether training passes compute in half precision.
+      precision: of training passes, see `FineTuning`.
     """
 
     module: nn.Module | None
     trains_network: bool
     dropout: float = 0.0
-    bfloat16: bool = False
+    precision: str = "float32"
 
 
 def fresh_head(seed: int, d: int, num_classes: int) -> dict[str, jax.Array]:
@@ -75,7 +75,7 @@ def training_logits(
         images = normalize(inputs, normalization)
         variables = _variables(params, batch_stats) if design.trains_network else frozen
         context = _left_out(design.module) if design.trains_network else _as_it_is
-        if design.bfloat16:
+        if design.precision == "bfloat16":
             images, variables, context = images.astype(jnp.bfloat16), _halved(variables), _in_bfloat16(context)
         with nn.intercept_methods(context):
             if design.trains_network:

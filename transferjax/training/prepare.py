@@ -14,6 +14,8 @@ import numpy as np
 from flax import linen as nn
 
 from transferjax import _compile
+from transferjax._files import sha256
+from transferjax.data import content_hash
 from transferjax.models import headless, memory_per_image, run
 from transferjax.models.preprocessing import normalize
 from transferjax.training.feed import Feed, in_order
@@ -34,6 +36,12 @@ class Splits:
     train: TargetDataset
     val: TargetDataset
     test: TargetDataset
+
+
+def hash_of(splits: Splits) -> str:
+    """Returns a hash of all images and labels, and of their order; all of them are read."""
+    parts = (splits.train, splits.val, splits.test)
+    return sha256(*(content_hash(part).encode() for part in parts))
 
 
 class Prepared:
@@ -64,14 +72,14 @@ class Prepared:
         parts = (splits.train, splits.val, splits.test)
         feeds = [Feed(part.images, part.labels) for part in parts]
         if probe:
-            feeds = [Feed(_features(module, variables, feed, source.normalization), feed.labels) for feed in feeds]
+            feeds = [Feed(features_of(module, variables, feed, source.normalization), feed.labels) for feed in feeds]
         self.test = feeds[2]
         self.problem = Problem(
             design=Design(
                 module=None if probe else module,
                 trains_network=trains,
                 dropout=recipe.dropout,
-                bfloat16=recipe.precision == "bfloat16",
+                precision=recipe.precision,
             ),
             frozen=jax.tree.map(jnp.asarray, variables) if recipe.mode == "head" else None,
             train=feeds[0],
@@ -132,14 +140,28 @@ def _num_features(module: nn.Module, variables: Mapping[str, Any], shape: tuple[
     return int(jax.eval_shape(functools.partial(run, module), variables, images).features.shape[1])
 
 
-def _features(module: nn.Module, variables: Mapping[str, Any], feed: Feed, normalization: Normalization) -> np.ndarray:
-    """Returns the features float32 [n, d] of all images, in inference mode."""
+def features_of(
+    module: nn.Module, variables: Mapping[str, Any], feed: Feed, normalization: Normalization
+) -> np.ndarray:
+    """Returns the features float32 [n, d] of all images, in inference mode.
+
+    Args:
+      module: without a head.
+      variables: of it.
+      feed: the images.
+      normalization: how the network wants them.
+    """
     parts = []
     for block in feed.blocks(in_order(len(feed), _FEATURE_BATCH)):
-        features = _compile.compiled(_features_of, ("module",))(variables, block.inputs, normalization, module=module)
+        features = _compile.compiled(_features_of_block, ("module",))(
+            variables, block.inputs, normalization, module=module
+        )
         parts.append(np.asarray(features).reshape(-1, features.shape[-1]))
     return np.concatenate(parts)[: len(feed)]
 
 
-def _features_of(variables: Any, images: jax.Array, normalization: Normalization, *, module: nn.Module) -> jax.Array:
-    return jax.lax.map(lambda batch: run(module, variables, normalize(batch, normalization)).features, images)
+def _features_of_block(
+    variables: Any, images: jax.Array, normalization: Normalization, *, module: nn.Module
+) -> jax.Array:
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.map(lambda batch: run(module, variables, normalize(batch, normalization)).features, images)

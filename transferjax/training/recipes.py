@@ -11,9 +11,16 @@ from transferjax.data.augment import Recipe as Augmentation
 
 MODES = ("all", "head", "probe")
 AUGMENTATIONS: dict[str, Augmentation | None] = {"none": None, "mild": SMALL, "paper": PAPER}
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 SCHEDULES = ("cosine", "constant", "step")
-MONITORS = ("auc", "loss")
+MONITORS = ("auc", "loss", "auc_loss")
+SAMPLINGS = ("shuffle", "class_balanced")
+_SMALL = 64  # pixels
+
+
+def usual_augmentation(height: int, width: int) -> str:
+    """Returns which augmentation suits images of a size: the paper's, but a milder one for small ones."""
+    return "mild" if max(height, width) < _SMALL else "paper"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,18 +33,24 @@ class FineTuning:
         `"probe"`: the same without augmentation, so that features are computed once.
       epochs: passes over the training images, at most.
       patience: a run ends when the monitored value has not got better in so many epochs.
-      monitor: which validation value that is, and by which the best epoch is chosen: `"auc"` or `"loss"`.
+      monitor: which validation value that is, and by which the best epoch is chosen: `"auc"`, `"loss"`, or
+        `"auc_loss"`, AUC + 1e-5/(1 + loss): of equal AUCs the smaller loss, for targets of which some epochs get all
+        right.
       batch_size: what is left of an epoch after the last whole batch is left out (PyTorch's `drop_last`); which images
         these are changes from epoch to epoch. With fewer images than that, a batch has them all.
       dropout: of the features before the head, 0..1.
       augmentation: `"paper"`, `"mild"` (for images of about 28 pixels) or `"none"`, see `transferjax.data.augment`.
       schedule: of the learning rate, epoch by epoch: `"cosine"` falls to 0 at the end of all `epochs` as PyTorch's
         `CosineAnnealingLR(T_max=epochs)` does, `"step"` takes a tenth every 15 epochs, `"constant"` stays.
-      precision: `"float32"`, or `"bfloat16"`: activations and products of training passes are bfloat16; parameters,
-        normalisation, the loss, the optimizer and validation stay float32.
+      precision: of training passes. `"float32"`: all of it, on every device. `"tensorfloat32"`: products round their
+        factors, to 10 bits of mantissa on GPUs, to some 16 on TPUs, as PyTorch's convolutions do there by themselves;
+        on CPU the same as float32. `"bfloat16"`: activations and products are bfloat16; parameters, normalisation, the
+        loss and the optimizer stay float32. Validation is float32 always.
       accumulate: a batch is passed through in so many equal parts, whose gradients are averaged, to save memory.
         BatchNorm sees the parts, as with PyTorch.
       data_seed: of the order of images and of augmentation, which all members share.
+      sampling: which images an epoch has: `"shuffle"`, each once; or `"class_balanced"`, as many as there are, drawn
+        with replacement so that all classes come equally often, see `transferjax.data.union.class_balanced_epochs`.
     """
 
     mode: str = "all"
@@ -51,6 +64,7 @@ class FineTuning:
     precision: str = "float32"
     accumulate: int = 1
     data_seed: int = 0
+    sampling: str = "shuffle"
 
     def __post_init__(self) -> None:
         """Raises `InputError` if a value is none of those allowed."""
@@ -62,6 +76,7 @@ class FineTuning:
             "augmentation": tuple(AUGMENTATIONS),
             "schedule": SCHEDULES,
             "precision": PRECISIONS,
+            "sampling": SAMPLINGS,
         }
         for name, allowed in choices.items():
             one_of(name, getattr(self, name), allowed)

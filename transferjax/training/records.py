@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
+import jaxlib
+import numpy as np
+import optax
 import pandas as pd
 
 from transferjax._files import atomic_write, sha256
 from transferjax._validate import fail
+from transferjax._version import __version__
 from transferjax.training.finetune import Run
 from transferjax.training.recipes import FineTuning, Settings
 from transferjax.types import SourceModel
@@ -42,7 +46,7 @@ COLUMNS = (
     "versions",
     "device",
 )
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "transferjax")
+_PACKAGES = (jax, jaxlib, flax, optax, np)
 
 
 def key_of(source: SourceModel, target_hash: str, recipe: FineTuning, settings: Settings) -> str:
@@ -74,6 +78,7 @@ def rows_of(
       recipe: see there.
       keys: of each run, by `key_of`.
     """
+    versions = {"transferjax": __version__, **{package.__name__: package.__version__ for package in _PACKAGES}}
     rows = []
     for run, key in zip(runs, keys, strict=True):
         failed = run.status == "failed"
@@ -100,7 +105,7 @@ def rows_of(
             "seconds": run.seconds,
             "recipe": json.dumps(dataclasses.asdict(recipe), sort_keys=True),
             "key": key,
-            "versions": json.dumps({name: importlib.metadata.version(name) for name in _PACKAGES}),
+            "versions": json.dumps(versions),
             "device": jax.devices()[0].device_kind,
         })  # fmt: skip
     return _typed(pd.DataFrame(rows, columns=list(COLUMNS)))

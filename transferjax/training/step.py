@@ -15,6 +15,9 @@ from transferjax.training.network import Design, logits_of, training_logits
 from transferjax.training.state import DROPOUT, Hyperparameters, State, optimizer, stream
 from transferjax.types import Normalization
 
+# What JAX is told of products in training passes. By themselves GPUs and TPUs round float32 factors.
+_PRODUCTS = {"float32": "highest", "tensorfloat32": "tensorfloat32", "bfloat16": "bfloat16"}
+
 
 def mean_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Returns the mean cross-entropy; of a multi-label target the binary one, over all labels that are known.
@@ -70,7 +73,10 @@ def train_step(
         logits, batch_stats = training_logits(design, params, batch_stats, frozen, inputs, normalization, key)
         return mean_loss(logits, labels), batch_stats
 
-    gradient = jax.value_and_grad(loss_of, has_aux=True)
+    def gradient(*args: Any) -> Any:
+        with jax.default_matmul_precision(_PRODUCTS[design.precision]):  # of the way back too
+            return jax.value_and_grad(loss_of, has_aux=True)(*args)
+
     if accumulate == 1:
         (loss, batch_stats), grads = gradient(state.params, state.batch_stats, inputs, labels, key)
     else:
@@ -171,7 +177,12 @@ def predict_block(
     params: Any, batch_stats: Any, frozen: Any, inputs: jax.Array, normalization: Normalization, *, design: Design
 ) -> jax.Array:
     """Returns the logits float32 [k·b, c] of inputs [k, b, ...] in inference mode; arguments as in `train_block`."""
-    logits = jax.lax.map(lambda inputs: logits_of(design, params, batch_stats, frozen, inputs, normalization), inputs)
+
+    def predict(inputs: jax.Array) -> jax.Array:
+        with jax.default_matmul_precision("highest"):
+            return logits_of(design, params, batch_stats, frozen, inputs, normalization)
+
+    logits = jax.lax.map(predict, inputs)
     return logits.reshape(-1, logits.shape[-1])
 
 
