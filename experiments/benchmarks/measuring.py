@@ -151,10 +151,14 @@ def measure(size: Size, names: tuple[str, ...], peer: Peer | None, seconds: floa
         return {"problem": str(error)}
     give_back()
     seen = rows_seen(pair, names, key) if len(names) == 1 else pair
-    logits = np.empty((len(seen.labels), 0)) if seen.logits is None else np.asarray(seen.logits)
-    data = Data(np.asarray(seen.features), np.asarray(seen.labels), logits, size.c)
-    theirs = functools.partial(peer.values, data) if peer else None
-    found: dict[str, Any] = {"values": values, "examples": len(data.labels)}
+    found: dict[str, Any] = {"values": values, "examples": len(seen.labels)}
+    theirs = None
+    if peer:
+        logits = np.empty((len(seen.labels), 0)) if seen.logits is None else np.asarray(seen.logits)
+        theirs = functools.partial(
+            peer.values, Data(np.asarray(seen.features), np.asarray(seen.labels), logits, size.c)
+        )
+    del seen  # what is measured takes its own
     costs: list[tuple[float, ...]] = []
     peer_costs: list[tuple[float, ...]] = []
     single: list[float] = []
