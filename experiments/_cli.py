@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import jax
 from absl import app, flags, logging
@@ -22,19 +23,29 @@ def run(main: Callable[[list[str]], None]) -> None:
     Args:
       main: takes the arguments left over after the flags.
     """
+    interrupted = False
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.default_int_handler(signum, frame)
 
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # absl's default shows what JAX tells itself about its backends
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, interrupt)
             cache_programs()
             if len(argv) > 1:
                 raise InputError(f"{argv[1]!r} is not a flag. Flags look like --name=value; --help lists them.")
             main(argv)
-        except InputError as error:
-            sys.exit(f"Error: {error}")
-        except KeyboardInterrupt:  # by now half-written files are removed
+        except (Exception, KeyboardInterrupt) as error:
+            if not interrupted:
+                if isinstance(error, InputError):
+                    sys.exit(f"Error: {error}")
+                raise
+            # Where libraries call Python from C they make other exceptions of ctrl-C. By now half-written files are
+            # removed.
             sys.stdout.flush()
             print(INTERRUPTED, file=sys.stderr, flush=True)
             os._exit(1)  # an interpreter that was stopped inside a compilation can crash while it takes itself down

@@ -10,24 +10,37 @@ from types import ModuleType
 
 from absl import flags
 
+import experiments
+
+_SHARED = "experiments._target"
+
 
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[ModuleType]:
-    """Imports a script, and takes its flags away afterwards."""
-    others = {
-        flag.name: flag
-        for module, defined in flags.FLAGS.flags_by_module_dict().items()
-        if module.startswith("experiments.") and module != "experiments._target"
-        for flag in defined
-    }
-    for other in others:
-        delattr(flags.FLAGS, other)
+    """Imports a script, and the scripts that it uses, anew; takes their flags away afterwards."""
+    flags_before, modules_before = _taken_away()
     module = importlib.import_module(name)
-    own = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[name]]
     flags.FLAGS(["test"])
     yield module
-    for flag_name in own:
-        delattr(flags.FLAGS, flag_name)
-    del sys.modules[name]
-    for other, flag in others.items():
-        flags.FLAGS[other] = flag
+    _taken_away()
+    for key, found in modules_before.items():
+        sys.modules[key] = found
+        setattr(experiments, key.partition(".")[2], found)
+    for key, flag in flags_before.items():
+        flags.FLAGS[key] = flag
+
+
+def _taken_away() -> tuple[dict[str, flags.Flag], dict[str, ModuleType]]:
+    """Returns the flags of all scripts and these, which are there no more; but for what scripts share."""
+    defining = {
+        key: found
+        for key, found in flags.FLAGS.flags_by_module_dict().items()
+        if key.startswith("experiments.") and key != _SHARED
+    }
+    taken = {flag.name: flag for found in defining.values() for flag in found}
+    for key in taken:
+        delattr(flags.FLAGS, key)
+    modules = {key: sys.modules.pop(key) for key in defining if key in sys.modules}
+    for key in modules:
+        delattr(experiments, key.partition(".")[2])
+    return taken, modules

@@ -82,7 +82,7 @@ class Singly:
             )
         sums = np.full(self._count, np.nan, np.float32)
         for i, loss in losses.items():
-            sums[i] = loss
+            sums[i] = np.asarray(loss)  # NumPy makes a ValueError of Ctrl-C when it converts by itself
         return sums
 
     def judge(self, feed: Feed, running: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ class Singly:
         logits = self._logits(feed, running, [(s.params, s.batch_stats) for s in self._states])
         found = np.full((3, self._count), np.nan, np.float32)
         for i, own in logits.items():
-            found[:, i] = _program(step.judge)(own, feed.labels)
+            found[:, i] = np.asarray(_program(step.judge)(own, feed.labels))
         return found
 
     def predict_best(self, feed: Feed, wanted: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ class Together:
         )
         self._states = states if whole else _put(self._states, states, rows)
         sums = np.full(self._count, np.nan, np.float32)
-        sums[rows] = losses
+        sums[rows] = np.asarray(losses)
         sums[~running] = np.nan
         return sums
 
@@ -276,5 +276,5 @@ def _filled(logits: dict[int, jax.Array], count: int, feed: Feed) -> np.ndarray:
     classes = next((own.shape[-1] for own in logits.values()), 0)
     found = np.full((count, len(feed), classes), np.nan, np.float32)
     for i, own in logits.items():
-        found[i] = own
+        found[i] = np.asarray(own)
     return found
