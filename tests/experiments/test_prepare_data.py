@@ -70,7 +70,7 @@ def test_what_cannot_be_done_is_one_message(tmp_path, flags, said):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_script_leaves_nothing_or_all(tmp_path, number):
-    made = write(tmp_path, "bloodmnist", 224, {"train": 80, "val": 2, "test": 2})
+    made = write(tmp_path, "bloodmnist", 224, {"train": 400, "val": 2, "test": 2})
     flags = ["--dataset=bloodmnist", "--size=224", f"--medmnist_root={tmp_path}", f"--data_dir={tmp_path}/tfds"]
     process = subprocess.Popen(
         [*COMMAND, *flags, "--noverify"], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

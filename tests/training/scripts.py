@@ -26,21 +26,23 @@ def alone(name: str) -> Iterator[ModuleType]:
     for key, found in modules_before.items():
         sys.modules[key] = found
         setattr(experiments, key.partition(".")[2], found)
-    for key, flag in flags_before.items():
-        flags.FLAGS[key] = flag
+    for module_name, own in flags_before.items():
+        for flag in own:
+            flags.FLAGS[flag.name] = flag
+            flags.FLAGS.register_flag_by_module(module_name, flag)
 
 
-def _taken_away() -> tuple[dict[str, flags.Flag], dict[str, ModuleType]]:
+def _taken_away() -> tuple[dict[str, list[flags.Flag]], dict[str, ModuleType]]:
     """Returns the flags of all scripts and these, which are there no more; but for what scripts share."""
     defining = {
-        key: found
+        key: list(found)
         for key, found in flags.FLAGS.flags_by_module_dict().items()
         if key.startswith("experiments.") and key != _SHARED
     }
-    taken = {flag.name: flag for found in defining.values() for flag in found}
-    for key in taken:
-        delattr(flags.FLAGS, key)
+    for own in defining.values():
+        for flag in own:
+            delattr(flags.FLAGS, flag.name)
     modules = {key: sys.modules.pop(key) for key in defining if key in sys.modules}
     for key in modules:
         delattr(experiments, key.partition(".")[2])
-    return taken, modules
+    return defining, modules
