@@ -8,6 +8,7 @@ From the repository:
     python -m experiments.benchmark --suite=gradients --torch_python=<an interpreter that has torch>
     python -m experiments.benchmark --suite=cell --torch_python=<one that has torch and scikit-learn>
     python -m experiments.benchmark --suite=augmentations --torch_python=<one that has torchvision>
+    python -m experiments.benchmark --suite=devices
     python -m experiments.benchmark --suite=starts
     python -m experiments.benchmark --suite=streaming --images=20000
     python -m experiments.benchmark --suite=training --torch_python=<one that has torch>
@@ -18,9 +19,10 @@ From the repository:
 10,000 of 2,048 in 100, large 100,000 of 2,048 in 100, without the peers. It takes long. `choices` compares single
 design choices with their alternatives. `gradients` compares ResNet-18's forward and backward passes with PyTorch's, and
 `cell` the whole way from 1,100 images to the default metrics (`experiments/benchmarks/gradients.py`). `augmentations`
-compares that of a batch with torchvision's. `starts` says how long each architecture takes to its first features, at
-the first start and at the second. `streaming` extracts features from a folder of so many JPEGs. `training` takes steps
-of fine-tuning beside PyTorch, `population` eight runs at once beside one after the other.
+compares that of a batch with torchvision's. `devices` compares an accelerator's numbers with the CPU's. `starts` says
+how long each architecture takes to its first features, at the first start and at the second. `streaming` extracts
+features from a folder of so many JPEGs. `training` takes steps of fine-tuning beside PyTorch, `population` eight runs
+at once beside one after the other.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import pandas as pd
 from absl import flags
 
 from experiments import _cli
-from experiments.benchmarks import augmentations, choices, gradients, measuring, starts, streaming, training
+from experiments.benchmarks import augmentations, choices, devices, gradients, measuring, starts, streaming, training
 from experiments.benchmarks import metrics as suite
 from transferjax import _files, metrics, models
 from transferjax._validate import one_of
@@ -40,6 +42,7 @@ _SUITES = (
     "augmentations",
     "cell",
     "choices",
+    "devices",
     "gradients",
     "metrics",
     "population",
@@ -62,7 +65,7 @@ _CELLS = flags.DEFINE_list(
 _VARIANTS = flags.DEFINE_list(
     "variants", ["forward", "two", "norms"], "Of the suite gradients; also plain, vmap, vmap_all."
 )
-_ARCHITECTURES = flags.DEFINE_list("architectures", list(models.names()), "Of the suite starts.")
+_ARCHITECTURES = flags.DEFINE_list("architectures", list(models.names()), "Of the suites devices and starts.")
 _ROUNDS = flags.DEFINE_integer(
     "rounds", 3, "Of the suites augmentations, gradients and cell: processes for each number.", lower_bound=1
 )
@@ -89,8 +92,9 @@ def main(argv: list[str]) -> None:
         images = gradients.cells_of(_CELLS.value or ["64", "224"])
         _written(gradients.run_cell(images, rounds=_ROUNDS.value, seconds=_SECONDS.value, torch_python=_TORCH.value))
         return
-    if _SUITE.value == "starts":
-        _written(starts.run([models.get(name).name for name in _ARCHITECTURES.value]))
+    if _SUITE.value in ("devices", "starts"):
+        architectures = [models.get(name).name for name in _ARCHITECTURES.value]
+        _written((devices if _SUITE.value == "devices" else starts).run(architectures))
         return
     if _SUITE.value == "training":
         _written(training.run(rounds=_ROUNDS.value, seconds=_SECONDS.value, torch_python=_TORCH.value))

@@ -144,7 +144,8 @@ class _Watcher:
 
     def __init__(self, folder: Path | None, recipe: FineTuning) -> None:
         self._folder, self._recipe = folder, recipe
-        self._epochs: Epochs | None = None
+        self._epochs: Epochs | None = None  # of the population that is trained
+        self._show: OnEpoch | None = None
         self._events: EventFiles | None = None
 
     def watch(self, members: Sequence[tuple[SourceModel, Settings]]) -> OnEpoch:
@@ -159,7 +160,8 @@ class _Watcher:
     def _on_epoch(self, epoch: int, history: np.ndarray, running: np.ndarray) -> None:
         if self._events is not None:
             self._events.on_epoch(epoch, history, running)
-        self._show(epoch, history, running)
+        if self._show is not None:
+            self._show(epoch, history, running)
 
     def close(self) -> None:
         if self._epochs is not None:

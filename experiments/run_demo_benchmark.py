@@ -168,11 +168,8 @@ def made(name: str, folder: Path, *, recipe: str, how: Pretraining, splits: Spli
 
 def packaged_sources() -> dict[str, Any]:
     """Returns what the package's sources were made of, by the names of their files."""
-    found: dict[str, Any] = {}
-    for name in ("manifest.json", "unions.json"):
-        if (PACKAGED / name).exists():
-            found |= json.loads((PACKAGED / name).read_text())
-    return found
+    singles, unions = (json.loads((PACKAGED / name).read_text()) for name in ("manifest.json", "unions.json"))
+    return {**singles, **unions}
 
 
 def _splits(task: str) -> Splits:

@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.benchmarks import choices, measuring, peers
+from experiments.benchmarks import choices, devices, measuring, peers
 from experiments.benchmarks import metrics as suite
 from tests import references
+from tests.conftest import SHORT
 from tests.references import (  # noqa: F401  # noqa: F401
     gbc,
     grad_norm,
@@ -193,3 +194,10 @@ def test_values_that_differ_are_flagged():
 def test_sizes_that_are_none(text):
     with pytest.raises(InputError, match=re.escape(repr(text))):
         measuring.size_of(text)
+
+
+def test_devices_agree_with_the_cpu(capsys):
+    """Here the two are one device, unless there is an accelerator."""
+    table = devices.run([SHORT])
+    assert (table.drop(columns="architecture").to_numpy() <= 1e-3).all()
+    assert "jax" in capsys.readouterr().out

@@ -268,6 +268,8 @@ def test_large_pairs_are_scored_on_a_stratified_subsample():
     assert counts.tolist() == [66, 33, 1]
     assert seen.features.shape == (100, D)
     assert seen.logits is None, "it does not look at them"
+    looks = dataclasses.replace(metrics.get("leep"), max_examples=100)
+    assert looks.seen(View(pair), jax.random.key(0)).pair.logits.shape == (100, K)
     again, other = (metric.seen(View(pair), jax.random.key(i)).pair for i in (0, 1))
     np.testing.assert_array_equal(again.features, seen.features)
     assert not np.array_equal(other.features, seen.features)
