@@ -244,7 +244,7 @@ def session(folder, kind, epochs, *, kill=None, rng=None):
             time.sleep(rng.uniform(0, 0.15))  # somewhere in an epoch, a checkpoint, or between
             process.send_signal(signal.SIGKILL)
             break
-    process.stdout.read()
+    seen += [int(line) for line in process.stdout.read().split()]  # of the moment before it was killed
     errors = process.stderr.read()
     process.wait()
     assert process.returncode in (0, -signal.SIGKILL), errors
