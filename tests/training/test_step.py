@@ -39,7 +39,7 @@ def variables_of(trajectory, when):
     return models.import_torch(SHORT, keys, width=4)
 
 
-def test_twenty_steps_are_pytorch_s(trajectory):
+def test_twenty_steps_are_pytorch_s(trajectory, monkeypatch):
     generator = np.random.RandomState(0)  # as in the generator of the golden
     n = STEPS * BATCH
     images = generator.randint(0, 256, (n, SIZE, SIZE, 3)).astype(np.uint8)
@@ -60,8 +60,8 @@ def test_twenty_steps_are_pytorch_s(trajectory):
         normalization=source.normalization,
         size=SIZE,
         recipe=recipe,
-        orders=lambda epoch: orders[epoch],
     )
+    monkeypatch.setattr(population, "_order", lambda _, epoch: orders[epoch])
     progress = population.train(
         problem, population.start([(params, variables["batch_stats"], settings)], epochs=EPOCHS)
     )

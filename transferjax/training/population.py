@@ -53,7 +53,6 @@ class Problem(NamedTuple):
       size: height and width of augmented images.
       recipe: see `FineTuning`.
       way: how members are trained; None for the backend's.
-      orders: epoch → row numbers in the order in which they are taken, in place of the recipe's sampling.
     """
 
     design: Design
@@ -64,7 +63,6 @@ class Problem(NamedTuple):
     size: int
     recipe: FineTuning
     way: groups.Way | None = None
-    orders: Callable[[int], np.ndarray] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -215,7 +213,7 @@ def _blocks(problem: Problem, rows: np.ndarray, epoch: int) -> Iterator[Block]:
 def _batches(problem: Problem, epoch: int) -> np.ndarray:
     """Returns the epoch's rows, int [steps, b]."""
     recipe = problem.recipe
-    order = _order(problem, epoch) if problem.orders is None else problem.orders(epoch)
+    order = _order(problem, epoch)
     size = min(recipe.batch_size, len(order) // recipe.accumulate * recipe.accumulate)
     if size == 0:
         raise fail("accumulate", f"{recipe.accumulate} parts of {len(order)} images", "Take fewer parts.")
