@@ -1,5 +1,6 @@
 import hashlib
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -318,7 +319,13 @@ def test_a_file_is_hashed_once_for_all_its_frames(root, monkeypatch):
     frames[0].save(root / "mole" / "0.tif", save_all=True, append_images=frames[1:])
     hashed = []
     digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda file, how: hashed.append(file.name) or digest(file, how))
+
+    def slowly(file, how):
+        hashed.append(file.name)
+        time.sleep(0.05)  # so that the threads of other frames ask meanwhile
+        return digest(file, how)
+
+    monkeypatch.setattr(hashlib, "file_digest", slowly)
     dataset = load_folder(root)
     assert len(set(dataset.images.fingerprints())) == len(dataset) == 22
     dataset.images.fingerprints()

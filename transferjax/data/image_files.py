@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -94,8 +95,12 @@ def open_files(
             return hashlib.file_digest(file, "sha256").digest()
 
     def fingerprint(number: int) -> bytes:
-        how = f"frame {frame_of[number]}, {size}, {options}"
-        return sha256(digest(int(places[number])), how.encode()).encode()
+        place, how = int(places[number]), f"frame {frame_of[number]}, {size}, {options}"
+        with hashing.setdefault(place, threading.Lock()):  # threads ask for the frames of one file at the same time
+            content = digest(place)
+        return sha256(content, how.encode()).encode()
+
+    hashing: dict[int, threading.Lock] = {}
 
     resize = None if own == {size} else size[0]
     images = LazyImages(read, rows=np.arange(len(places)), size=size, fingerprint=fingerprint)
