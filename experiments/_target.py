@@ -34,6 +34,9 @@ _WINDOW = flags.DEFINE_list(
 _AXIS = flags.DEFINE_integer("nifti_axis", 2, "Of NIfTI volumes: 0 for sagittal slices, 1 coronal, 2 axial.")
 _STRIDE = flags.DEFINE_integer("nifti_stride", 1, "Of NIfTI volumes: take every so manieth slice.")
 
+OF_FILES = (_SKIP, _IMAGE, _LABELS, _SPLIT, _GROUP, _SEPARATOR, _ROOT, _WINDOW, _AXIS, _STRIDE)
+"""The flags that tell how folders and tables are read."""
+
 
 def load_target(split: str = "train", *, target: str | None = None, scored: bool | None = None) -> TargetDataset:
     """Opens a split of the target that the flags tell of, or of another; `scored` as for `data.load`."""

@@ -85,6 +85,9 @@ _ONLY_FOR = {
     "size": ("leave_target_out",),
     "image_size": ("single", "radimagenet"),
     "folder": ("radimagenet",),
+    "data_dir": ("single", "leave_target_out"),
+    "split_seed": ("single",),
+    **dict.fromkeys((flag.name for flag in _target.OF_FILES), ("single",)),
 }
 
 
@@ -147,7 +150,7 @@ def _jobs() -> list[_Job]:
             raise fail("folder", "is not given", "Give the folder with RadImageNet's images and lists.")
         task = f"radimagenet:{_FOLDER.value}"
         return [_Job("radimagenet", task, functools.partial(load_splits, task, seed=0, scored=False))]
-    tasks = [*data.demo_names(), _CONTROL] if _DATASETS.value is None else _DATASETS.value
+    tasks = [*data.demo_names(), _CONTROL] if _DATASETS.value is None else list(map(_task, _DATASETS.value))
     if not tasks:
         raise fail("datasets", "none", "Name at least one, or leave the flag out for all demo tasks.")
     if not all(tasks):
@@ -162,9 +165,15 @@ def _jobs() -> list[_Job]:
     ]
 
 
+def _task(text: str) -> str:
+    """Returns a data set as the manifest names it: ./mine.npz is mine.npz."""
+    path = Path(text).expanduser()
+    return str(path) if text and text not in data.demo_names() and path.exists() else text
+
+
 def _name(task: str) -> str:
     """Returns what the source of a data set is called: medmnist:pathmnist/64 makes pathmnist_64, mine.npz mine."""
-    path = Path(task).expanduser()
+    path = Path(task)
     if task not in data.demo_names() and path.exists():
         text = path.stem if path.is_file() else path.resolve().name
     else:

@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import re
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -20,6 +22,41 @@ from transferjax.models.resnet import BasicBlock, ResNet
 
 _TESTS = itertools.count(1)
 GOLDEN = Path(__file__).parent / "golden"
+
+
+# Compiling is most of what tests do. So XLA does it in a quarter of the time (without its fusion emitters, from jaxlib
+# 0.12 on, in two thirds), for programs that are slower.
+_QUICK = (
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--as-shipped", action="store_true", help="let XLA compile as it does for users")
+
+
+def pytest_configure(config):
+    """XLA reads its flags when it starts; the processes of tests, and what those start, inherit them."""
+    if config.getoption("--as-shipped") or "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    command = [sys.executable, "-c", "import jax; jax.jit(lambda x: x + 1)(0)"]
+    known = _QUICK
+    while known:  # a flag that XLA does not know ends the process, with a message that names it
+        flags = " ".join([*known, os.environ.get("XLA_FLAGS", "")]).strip()
+        env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        tried = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if tried.returncode == 0:
+            os.environ["XLA_FLAGS"] = flags
+            return
+        before, known = known, tuple(flag for flag in known if flag not in tried.stderr)
+        if known == before:
+            return
+
+
+def pytest_report_header():
+    return f"XLA: {os.environ.get('XLA_FLAGS') or 'as shipped'}"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,8 +101,6 @@ def rounded_products(exported):
     return [product for product in products if "xf32>" in product and "HIGHEST" not in product]
 
 
-# Compiles large networks in half the time, where a test runs them once: programs are slower, their values the same.
-QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 SHORT = "short_resnet"
 
 

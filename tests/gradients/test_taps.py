@@ -13,7 +13,6 @@ from flax import traverse_util
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import QUICK
 from tests.gradients import networks
 from transferjax import InputError, gradients
 from transferjax._patches import Geometry, example_gradients, squared_norms
@@ -32,7 +31,7 @@ def batch_gradients(module, variables, images, paths, loss):
     def of(params):
         return loss(module.apply({**variables, "params": params}, images).features, LABELS)
 
-    found = traverse_util.flatten_dict(jax.jit(jax.grad(of), compiler_options=QUICK)(variables["params"]))
+    found = traverse_util.flatten_dict(jax.jit(jax.grad(of))(variables["params"]))
     return [found[path] for path in paths]
 
 
@@ -58,7 +57,7 @@ def test_is_the_definition_and_adds_up_to_the_batch_s(network, loss):
         module, variables, images = getattr(networks, network)()
         chosen = losses(9 if network == "mixed" else 16)[loss]
         by_definition = functools.partial(gradients.example_gradients, module, paths=paths, loss=chosen)
-        defined = jax.jit(by_definition, compiler_options=QUICK)(variables, images, LABELS)
+        defined = jax.jit(by_definition)(variables, images, LABELS)
         whole = batch_gradients(module, variables, images, paths, chosen)
         for micro_batch in (None, 4):
             fast = jax.jit(
@@ -71,7 +70,6 @@ def test_is_the_definition_and_adds_up_to_the_batch_s(network, loss):
                     num_classes=3,
                     micro_batch=micro_batch,
                 ),
-                compiler_options=QUICK,
             )
             found = fast(variables, images, LABELS)
             for index, path in enumerate(paths):
@@ -101,9 +99,7 @@ def test_is_the_definition_and_adds_up_to_the_batch_s(network, loss):
 def test_norms_in_float32(network):
     paths = MIXED if network == "mixed" else RESNET[:2]
     module, variables, images = getattr(networks, network)(dtype=np.float32)
-    fast = jax.jit(
-        functools.partial(kernel_gradients, module, paths=paths, wanted=("norms", "batch")), compiler_options=QUICK
-    )
+    fast = jax.jit(functools.partial(kernel_gradients, module, paths=paths, wanted=("norms", "batch")))
     narrow = fast(variables, images, LABELS)
     with jax.enable_x64(True):
         wide = [

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from tests.conftest import GOLDEN, QUICK
+from tests.conftest import GOLDEN
 from tests.models.torch_files import write_zip
 from transferjax import InputError, models
 from transferjax.gradients import triplet_loss
@@ -51,9 +51,8 @@ def everything(spec, variables, images, labels, num_classes=1000):
         (value, output), gradients = jax.value_and_grad(loss, has_aux=True)(kernels)
         return output, value, jnp.stack([jnp.linalg.norm(gradient.ravel()) for gradient in gradients])
 
-    # a quarter of the time for compiling, which is most of it here
     with jax.default_matmul_precision("highest"):
-        return jax.jit(compute, compiler_options=QUICK)(variables, images)
+        return jax.jit(compute)(variables, images)
 
 
 @pytest.mark.parametrize("architecture", NAMES)

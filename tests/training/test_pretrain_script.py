@@ -84,6 +84,10 @@ def test_what_is_there_is_not_trained_again(script, run, tmp_path, monkeypatch):
     out = run(**mine)
     assert "mine: already there. validation AUC" in out
     assert asked == ["mine"]
+    monkeypatch.chdir(tmp_path)
+    run(datasets=["mine.npz"], output_dir="again")
+    assert asked.pop() == "mine"
+    assert "mine: already there" in run(datasets=["./mine.npz"], output_dir="again")
     run(**mine, seed=1)
     after = run.manifest()["mine"]
     assert asked == ["mine", "mine"]
@@ -181,6 +185,12 @@ def test_radimagenet_tells_its_top_5(run, tmp_path):
         ({"recipe": "leave_target_out", "target": "retina"}, "target: 'retina' is unknown. Choose from: pathmnist"),
         ({"recipe": "leave_target_out", "target": "octmnist", "size": 30}, "size: '30' is unknown"),
         ({"recipe": "leave_target_out", "target": "octmnist", "image_size": 9}, "image_size: 9 with"),
+        ({"recipe": "leave_target_out", "target": "octmnist", "split_seed": 1}, "split_seed: 1 with"),
+        (
+            {"recipe": "leave_target_out", "target": "octmnist", "window": ["40", "400"]},
+            r"window: \['40', '400'\] with",
+        ),
+        ({"recipe": "radimagenet", "folder": "nowhere", "image_column": "file"}, "image_column: 'file' with"),
         ({"recipe": "radimagenet"}, "folder: is not given"),
         ({"recipe": "radimagenet", "folder": "nowhere"}, "nowhere: is no folder"),
         ({"datasets": ["faces"], "architecture": "resnet1"}, "resnet1"),
