@@ -549,7 +549,8 @@ def test_entries_that_lie_in_each_other(refused):
         directory += struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, *facts, 0, 0, 0, 0, at) + name
     entries = count + 3
     tail = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, entries, entries, len(directory), start + len(whole), 0)
-    assert "claim more bytes than it has" in refused(front[:start] + whole + directory + tail)
+    told = refused(front[:start] + whole + directory + tail)
+    assert "claim more bytes than it has" in told or "Overlapped entries" in told  # the latter by newer Pythons' zipfile
 
 
 def test_other_files(tmp_path, refused):
