@@ -550,7 +550,7 @@ def test_entries_that_lie_in_each_other(refused):
     entries = count + 3
     tail = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, entries, entries, len(directory), start + len(whole), 0)
     told = refused(front[:start] + whole + directory + tail)
-    assert "claim more bytes than it has" in told or "Overlapped entries" in told  # the latter by newer Pythons' zipfile
+    assert "claim more bytes than it has" in told or "Overlapped entries" in told  # by newer Pythons
 
 
 def test_other_files(tmp_path, refused):
