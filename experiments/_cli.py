@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -30,11 +31,20 @@ def run(main: Callable[[list[str]], None]) -> None:
         interrupted = True
         signal.default_int_handler(signum, frame)
 
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        if interrupted and unraisable.exc_type is KeyboardInterrupt:
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()  # once more, outside of it
+        else:
+            sys.__unraisablehook__(unraisable)
+
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # absl's default shows what JAX tells itself about its backends
         try:
             signal.signal(signal.SIGINT, interrupt)
+            sys.unraisablehook = (
+                lost  # Python drops what is raised in finalisers, and in what JAX does at each collection
+            )
             cache_programs()
             if len(argv) > 1:
                 raise InputError(f"{argv[1]!r} is not a flag. Flags look like --name=value; --help lists them.")

@@ -1,4 +1,4 @@
-"""Programs compiled by one script are there for the next."""
+"""What all scripts share: programs compiled by one are there for the next; ctrl-C ends them."""
 
 from __future__ import annotations
 
@@ -42,3 +42,32 @@ def test_the_second_process_compiles_nothing(tmp_path, variable):
 
 def test_jax_s_own_setting_comes_first(tmp_path):
     assert run(JAX_COMPILATION_CACHE_DIR=str(tmp_path), XDG_CACHE_HOME="/nowhere")[1] == str(tmp_path)
+
+
+LOST = """
+import os, signal, sys, time
+from experiments import _cli
+
+class Pressed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+def main(argv):
+    pressed = Pressed()
+    del pressed
+    print("Python went on", flush=True)
+    time.sleep(60)
+    print("to the end")
+
+sys.argv = ["script"]
+_cli.run(main)
+"""
+
+
+def test_ctrl_c_in_a_finaliser_is_not_lost():
+    """Python drops the exceptions of finalisers, ctrl-C's too."""
+    done = subprocess.run([sys.executable, "-c", LOST], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (1, "Python went on\n")
+    assert done.stderr.startswith("Interrupted. Nothing was left half-written")
+    assert done.stderr.count("\n") == 1
