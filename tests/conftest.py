@@ -38,8 +38,12 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """XLA reads its flags when it starts; the processes of tests, and what those start, inherit them."""
-    if config.getoption("--as-shipped") or "PYTEST_XDIST_WORKER" in os.environ:
+    """XLA reads its flags when it starts; the processes of tests, and what those start, inherit them.
+
+    Tests that are run by hand, `-m slow` or `-m torch`, get the programs that users get.
+    """
+    by_hand = "not slow" not in config.getoption("markexpr")
+    if by_hand or config.getoption("--as-shipped") or "PYTEST_XDIST_WORKER" in os.environ:
         return
     command = [sys.executable, "-c", "import jax; jax.jit(lambda x: x + 1)(0)"]
     known = _QUICK
