@@ -32,6 +32,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         signal.default_int_handler(signum, frame)
 
     def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        # Python drops what finalisers raise, and what JAX's part in collecting garbage does.
         if interrupted and unraisable.exc_type is KeyboardInterrupt:
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()  # once more, outside of it
         else:
@@ -42,9 +43,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             logging.set_verbosity(logging.WARNING)  # absl's default shows what JAX tells itself about its backends
         try:
             signal.signal(signal.SIGINT, interrupt)
-            sys.unraisablehook = (
-                lost  # Python drops what is raised in finalisers, and in what JAX does at each collection
-            )
+            sys.unraisablehook = lost
             cache_programs()
             if len(argv) > 1:
                 raise InputError(f"{argv[1]!r} is not a flag. Flags look like --name=value; --help lists them.")

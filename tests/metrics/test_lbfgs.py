@@ -90,17 +90,16 @@ def test_fits_the_map_as_scipy_does():
 
 def test_nowhere_to_go():
     """A flat function, one that is not finite, and a gradient that points the wrong way: the start is returned."""
-    start = np.array([1.0, -2.0])
+    start = np.array([1e-9, -2e-9])  # near 0, so that the shortest of 20 steps is none that rounding takes away
 
     def run(kind):
         def value_and_gradient(x):
             return jnp.stack([3.0, jnp.nan, x @ x])[kind], jnp.stack([0 * x, x, -2 * x])[kind]
 
-        return minimize(value_and_gradient, jnp.asarray(start), max_iterations=9, tolerance=1e-5)
+        return minimize(value_and_gradient, jnp.asarray(start), max_iterations=9, tolerance=1e-15)
 
     with jax.enable_x64(True):
         found = jax.jit(jax.vmap(run))(jnp.arange(3))
     np.testing.assert_array_equal(found.point, np.tile(start, (3, 1)))
-    assert found.iterations.max() <= 1  # of the third: a step so short that rounding makes none of it may count
-    assert not found.iterations[:2].any()
+    assert not found.iterations.any()
     assert found.finished.all()

@@ -89,6 +89,8 @@ def open_files(
             raise fail(str(path), found, "Do not change files while they are read.")
         return image
 
+    hashing: dict[int, threading.Lock] = {}
+
     @functools.cache  # a file may hold hundreds of frames
     def digest(place: int) -> bytes:
         with open(files[place], "rb") as file:
@@ -99,8 +101,6 @@ def open_files(
         with hashing.setdefault(place, threading.Lock()):  # threads ask for the frames of one file at the same time
             content = digest(place)
         return sha256(content, how.encode()).encode()
-
-    hashing: dict[int, threading.Lock] = {}
 
     resize = None if own == {size} else size[0]
     images = LazyImages(read, rows=np.arange(len(places)), size=size, fingerprint=fingerprint)
